@@ -1,0 +1,5 @@
+//! Floor 0: plain values that every floor speaks. No IO, no serde, no tensors.
+
+pub mod picture;
+pub mod sample;
+pub mod task;

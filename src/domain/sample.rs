@@ -1,0 +1,38 @@
+//! One finished generation, as the engine reports it and the trainer reads it.
+
+use super::picture::Picture;
+
+/// Content hash of a set of weights (lower-case hexadecimal), named in every answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Version(pub String);
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// End token or stop string; for pictures: all tokens drawn.
+    Stop,
+    /// `max_tokens` reached.
+    Length,
+}
+
+/// Tokens with the log-probabilities they were drawn with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Generated ids: codebook ids of a picture in raster order, or text ids with the end token where one was drawn.
+    pub tokens: Vec<u32>,
+    /// log pi(token) under the distribution really sampled from: guided, tempered. Natural log, one a token.
+    pub log_probs: Vec<f32>,
+    /// Pictures: log pi(token) of the conditional row alone at the same temperature. Empty for answers.
+    pub conditional_log_probs: Vec<f32>,
+    pub seed: u64,
+    pub version: Version,
+    pub finish: Finish,
+    pub output: Output,
+}
+
+/// What the user receives.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    Picture(Picture),
+    Text(String),
+}
