@@ -5,3 +5,5 @@
 
 pub mod domain;
 pub mod model;
+pub mod train;
+pub mod world;

@@ -1,2 +1,268 @@
-//! Floor 1: the Janus-Pro network. Tensors in, tensors out.
+//! Floor 1: the Janus-Pro network. Tensors in, tensors out; no sockets, no clocks, no threads of its own, and no IO but in
+//! `weights.rs` and [`ModelFiles`]. [`Model`] is the face that the engine sees; training uses [`network::Network`] itself.
+
+pub mod cache;
+pub mod config;
+pub mod decoder;
+pub mod layers;
+pub mod network;
 pub mod ops;
+pub mod params;
+pub mod policy;
+pub mod preprocess;
+pub mod prompt;
+pub mod vision;
+pub mod vq;
+pub mod weights;
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::domain::picture::Picture;
+use crate::domain::sample::Version;
+use cache::Slots;
+use config::{ConfigError, ModelConfig};
+use network::{Network, Span};
+use params::{ParamError, Params};
+use preprocess::Pixels;
+use prompt::{Prompter, PrompterError, PrompterFiles};
+use weights::WeightsError;
+
+/// A model cannot be loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("`{}`: {source}", path.display())]
+    In { path: PathBuf, source: Box<ModelError> },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Prompter(#[from] PrompterError),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error(transparent)]
+    Params(#[from] ParamError),
+    #[error("generation_config.json: {0}")]
+    Generation(String),
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// The files of a checkpoint folder in the Hugging Face Janus layout.
+#[derive(Clone, Debug, Default)]
+pub struct ModelFiles {
+    pub config: Cow<'static, [u8]>,
+    pub weights: Cow<'static, [u8]>,
+    pub tokenizer: Cow<'static, [u8]>,
+    pub tokenizer_config: Option<Cow<'static, [u8]>>,
+    pub processor_config: Option<Cow<'static, [u8]>>,
+    pub preprocessor_config: Option<Cow<'static, [u8]>>,
+    pub generation_config: Option<Cow<'static, [u8]>>,
+}
+
+impl ModelFiles {
+    /// Reads a folder.
+    ///
+    /// # Errors
+    /// When one of `config.json`, `model.safetensors` and `tokenizer.json` cannot be read; the others are optional.
+    pub fn read(dir: &Path) -> Result<Self, ModelError> {
+        let need = |name: &str| {
+            let path = dir.join(name);
+            std::fs::read(&path).map(Cow::Owned).map_err(|source| ModelError::Read { path, source })
+        };
+        let may = |name: &str| match dir.join(name).exists() {
+            true => need(name).map(Some),
+            false => Ok(None),
+        };
+        Ok(Self {
+            config: need("config.json")?,
+            weights: need("model.safetensors")?,
+            tokenizer: need("tokenizer.json")?,
+            tokenizer_config: may("tokenizer_config.json")?,
+            processor_config: may("processor_config.json")?,
+            preprocessor_config: may("preprocessor_config.json")?,
+            generation_config: may("generation_config.json")?,
+        })
+    }
+
+    /// How requests become ids with this checkpoint.
+    ///
+    /// # Errors
+    /// When the tokenizer or its settings do not fit `config`.
+    pub fn prompter(&self, config: &ModelConfig) -> Result<Prompter, PrompterError> {
+        let files = PrompterFiles {
+            tokenizer: &self.tokenizer,
+            tokenizer_config: self.tokenizer_config.as_deref(),
+            processor_config: self.processor_config.as_deref(),
+            preprocessor_config: self.preprocessor_config.as_deref(),
+        };
+        Prompter::from_files(&files, config)
+    }
+}
+
+/// How a checkpoint likes to be sampled where a request does not say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Defaults {
+    /// Guidance weight of pictures.
+    pub guidance: f32,
+    /// Temperature of pictures.
+    pub temperature: f32,
+}
+
+impl Defaults {
+    /// From `generation_config.json`: `guidance_scale` and `temperature`, or Janus-Pro's 5 and 1.
+    fn parse(file: Option<&[u8]>) -> Result<Self, ModelError> {
+        #[derive(serde::Deserialize)]
+        struct File {
+            guidance_scale: Option<f32>,
+            temperature: Option<f32>,
+        }
+        let file: File = match file {
+            None => File { guidance_scale: None, temperature: None },
+            Some(bytes) => serde_json::from_slice(bytes).map_err(|e| ModelError::Generation(e.to_string()))?,
+        };
+        let (guidance, temperature) = (file.guidance_scale.unwrap_or(5.0), file.temperature.unwrap_or(1.0));
+        if !(0.0..=100.0).contains(&guidance) || !(0.0..=2.0).contains(&temperature) {
+            return Err(ModelError::Generation(format!("guidance_scale {guidance}, temperature {temperature}: out of range")));
+        }
+        Ok(Self { guidance, temperature })
+    }
+}
+
+/// A loaded checkpoint. Immutable, shared by all sequences; their caches live outside.
+pub struct Model {
+    network: Network,
+    config: ModelConfig,
+    prompter: Prompter,
+    defaults: Defaults,
+    version: Version,
+}
+
+impl Model {
+    /// Loads a folder in the Hugging Face Janus layout, computing in f32.
+    ///
+    /// # Errors
+    /// Names the file, and the tensor or field in it, that is missing or wrong.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, ModelError> {
+        let located = |source| match source {
+            read @ ModelError::Read { .. } => read,
+            source => ModelError::In { path: dir.to_owned(), source: Box::new(source) },
+        };
+        ModelFiles::read(dir).and_then(|files| Self::from_files(&files, device)).map_err(located)
+    }
+
+    /// As [`Model::load`], from files already in memory.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_files(files: &ModelFiles, device: &Device) -> Result<Self, ModelError> {
+        let config = ModelConfig::from_json(&files.config)?;
+        let prompter = files.prompter(&config)?;
+        let defaults = Defaults::parse(files.generation_config.as_deref())?;
+        let tensors = weights::parse(&files.weights, "model.safetensors", DType::F32, device)?;
+        let version = weights::hash(&tensors)?;
+        let params = Params::given(weights::fuse(tensors)?, device);
+        let network = Network::new(&params.root(), &config)?;
+        params.finish()?;
+        Ok(Self { network, config, prompter, defaults, version })
+    }
+
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Content hash of the weights.
+    #[must_use]
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// Requests → ids → text.
+    #[must_use]
+    pub fn prompter(&self) -> &Prompter {
+        &self.prompter
+    }
+
+    #[must_use]
+    pub fn defaults(&self) -> Defaults {
+        self.defaults
+    }
+
+    /// A cache of `rows` slots of `capacity` tokens.
+    ///
+    /// # Errors
+    /// When the memory cannot be allocated.
+    pub fn slots(&self, rows: usize, capacity: usize) -> Result<Slots, ModelError> {
+        Ok(Slots::new(&self.config.text, rows, capacity, self.network.dtype(), self.network.device())?)
+    }
+
+    /// Understanding features of preprocessed pictures, `[n * image tokens, hidden]`, picture after picture.
+    ///
+    /// # Errors
+    /// When the sizes are not the model's.
+    pub fn see(&self, pictures: &[Pixels]) -> Result<Tensor, ModelError> {
+        let side = self.config.image_size();
+        let numbers: Vec<f32> = pictures.iter().flat_map(|p| p.chw()).copied().collect();
+        let pixels = Tensor::from_vec(numbers, (pictures.len(), 3, side, side), self.network.device())?;
+        Ok(self.network.see(&pixels.to_dtype(self.network.dtype())?)?)
+    }
+
+    /// One ragged forward pass: prefill and decode, text, image tokens and features mix freely. Returns the hidden state of the
+    /// last position of each span, `[spans, hidden]`.
+    ///
+    /// # Errors
+    /// When a span is empty or does not fit its slot.
+    pub fn step(&self, spans: &[Span<'_>], slots: &mut Slots) -> Result<Tensor, ModelError> {
+        Ok(self.network.step(spans, slots)?)
+    }
+
+    /// `[rows, hidden]` → `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn text_logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(self.network.text_logits(hidden)?)
+    }
+
+    /// `[rows, hidden]` → `[rows, codebook]`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn image_logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(self.network.image_logits(hidden)?)
+    }
+
+    /// VQ-decodes whole grids of codebook ids.
+    ///
+    /// # Errors
+    /// When a grid has not [`ModelConfig::image_tokens`] ids, or an id is no code.
+    pub fn paint(&self, codes: &[Vec<u32>]) -> Result<Vec<Picture>, ModelError> {
+        let (tokens, side) = (self.config.image_tokens(), self.config.image_size());
+        if let Some(bad) = codes.iter().find(|grid| grid.len() != tokens) {
+            return Err(candle_core::Error::Msg(format!("a grid of {} ids, not {tokens}", bad.len())).into());
+        }
+        let bytes = to_bytes(&self.network.paint(&codes.concat())?)?;
+        let picture = |rgb: &[u8]| Picture::new(side, side, rgb.to_vec());
+        let pictures: Result<_, _> = bytes.chunks_exact(3 * side * side).map(picture).collect();
+        pictures.map_err(|e| candle_core::Error::Msg(e.to_string()).into())
+    }
+
+    /// The network itself, for training and parity.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+}
+
+/// Pixels about [-1, 1] → bytes, clipped and truncated as the reference does.
+///
+/// # Errors
+/// When the tensor cannot be read back.
+pub fn to_bytes(pixels: &Tensor) -> candle_core::Result<Vec<u8>> {
+    let numbers = pixels.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(numbers.iter().map(|v| ((v + 1.0) / 2.0 * 255.0).clamp(0.0, 255.0) as u8).collect())
+}

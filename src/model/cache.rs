@@ -1,0 +1,65 @@
+//! Key-value rows of the sequences in flight: one slot a sequence row, reserved whole and freed whole, no paging.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::config::TextConfig;
+
+/// Preallocated keys and values: per layer `[slots, kv heads, capacity, head dim]`.
+pub struct Slots {
+    layers: Vec<(Tensor, Tensor)>,
+    taken: Vec<bool>,
+    capacity: usize,
+}
+
+impl Slots {
+    /// # Errors
+    /// When the memory cannot be allocated.
+    pub fn new(config: &TextConfig, rows: usize, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let shape = (rows, config.num_kv_heads, capacity, config.head_dim);
+        let zeros = || Tensor::zeros(shape, dtype, device);
+        let layers = (0..config.num_layers).map(|_| Ok((zeros()?, zeros()?)));
+        Ok(Self { layers: layers.collect::<Result<_>>()?, taken: vec![false; rows], capacity })
+    }
+
+    /// Takes a free slot.
+    pub fn reserve(&mut self) -> Option<usize> {
+        let slot = self.taken.iter().position(|taken| !taken)?;
+        self.taken[slot] = true;
+        Some(slot)
+    }
+
+    /// Frees a slot; what it held is forgotten when it is written again.
+    pub fn release(&mut self, slot: usize) {
+        if let Some(taken) = self.taken.get_mut(slot) {
+            *taken = false;
+        }
+    }
+
+    /// Slots that [`Slots::reserve`] can still give.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.taken.iter().filter(|taken| !**taken).count()
+    }
+
+    /// Tokens that fit a slot.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Copies the first `len` positions of slot `from` to slot `to`: two sequences share a computed prefix.
+    ///
+    /// # Errors
+    /// When a slot or `len` is out of range.
+    pub fn copy(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
+        for cache in self.layers.iter().flat_map(|(keys, values)| [keys, values]) {
+            let prefix = cache.narrow(0, from, 1)?.narrow(2, 0, len)?.copy()?;
+            cache.narrow(0, to, 1)?.slice_set(&prefix, 2, 0)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn layer(&self, index: usize) -> Option<(&Tensor, &Tensor)> {
+        self.layers.get(index).map(|(keys, values)| (keys, values))
+    }
+}

@@ -1,0 +1,82 @@
+//! The LLaMA decoder over a ragged batch of rows: weights only, the cache is passed in. The same code serves and trains.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor, bail};
+
+use super::cache::Slots;
+use super::config::TextConfig;
+use super::layers::{Linear, RmsNorm};
+use super::ops::{self, Heads, Rope, Segment, SlotSpan};
+use super::params::{Built, Init, Scope};
+
+struct Layer {
+    attention_norm: RmsNorm,
+    qkv: Linear,
+    out: Linear,
+    mlp_norm: RmsNorm,
+    gate_up: Linear,
+    down: Linear,
+}
+
+/// What the rows of a batch attend to.
+pub enum Reach<'a> {
+    /// Their own segment, whole sequences at once; differentiable.
+    Segments(Arc<Vec<Segment>>),
+    /// Their slot of the cache, which they extend.
+    Slots(Arc<Vec<SlotSpan>>, &'a Slots),
+}
+
+/// Layers and final norm.
+pub struct Decoder {
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    heads: Heads,
+    rope: Arc<Rope>,
+}
+
+impl Decoder {
+    pub fn new(at: &Scope<'_>, config: &TextConfig) -> Built<Self> {
+        let hidden = config.hidden_size;
+        let heads = Heads { count: config.num_heads, kv: config.num_kv_heads, dim: config.head_dim };
+        // GPT-2's scaling: what is added to the residual stream starts smaller the deeper the network.
+        let (init, added) = (Init::Normal(0.02), Init::Normal(0.02 / (2.0 * config.num_layers as f32).sqrt()));
+        let layer = |i: usize| {
+            let at = at.at("layers").at(i);
+            let (attention, mlp) = (at.at("self_attn"), at.at("mlp"));
+            Ok(Layer {
+                attention_norm: RmsNorm::new(&at.at("input_layernorm"), hidden, config.rms_norm_eps)?,
+                qkv: Linear::with(&attention.at("qkv"), hidden, heads.fused(), false, init)?,
+                out: Linear::with(&attention.at("o_proj"), heads.width(), hidden, false, added)?,
+                mlp_norm: RmsNorm::new(&at.at("post_attention_layernorm"), hidden, config.rms_norm_eps)?,
+                gate_up: Linear::with(&mlp.at("gate_up"), hidden, 2 * config.intermediate_size, false, init)?,
+                down: Linear::with(&mlp.at("down_proj"), config.intermediate_size, hidden, false, added)?,
+            })
+        };
+        Ok(Self {
+            layers: (0..config.num_layers).map(layer).collect::<Built<_>>()?,
+            norm: RmsNorm::new(&at.at("norm"), hidden, config.rms_norm_eps)?,
+            heads,
+            rope: Arc::new(Rope::new(config.rope_theta, config.head_dim, config.max_positions)),
+        })
+    }
+
+    /// Embeddings `[rows, hidden]` → hidden states after the final norm, `[rows, hidden]`.
+    pub fn forward(&self, x: &Tensor, reach: &Reach<'_>) -> Result<Tensor> {
+        let mut x = x.clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let qkv = layer.qkv.forward(&layer.attention_norm.forward(&x)?)?;
+            let seen = match reach {
+                Reach::Segments(segments) => ops::attention(&qkv, self.heads, segments, true, Some(&self.rope))?,
+                Reach::Slots(spans, slots) => {
+                    let Some((keys, values)) = slots.layer(i) else { bail!("the cache has no layer {i}") };
+                    ops::slot_attention(&qkv, keys, values, self.heads, spans, &self.rope)?
+                }
+            };
+            x = (x + layer.out.forward(&seen)?)?;
+            let inner = ops::swiglu(&layer.gate_up.forward(&layer.mlp_norm.forward(&x)?)?)?;
+            x = (x + layer.down.forward(&inner)?)?;
+        }
+        self.norm.forward(&x)
+    }
+}

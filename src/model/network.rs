@@ -1,0 +1,225 @@
+//! The Janus network whole: every weight, one ragged forward pass for serving and for training. Knows tensors only; prompts,
+//! files and caches come from elsewhere.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use super::cache::Slots;
+use super::config::ModelConfig;
+use super::decoder::{Decoder, Reach};
+use super::layers::{Linear, Projector};
+use super::ops::{self, Segment, SlotSpan};
+use super::params::{Built, Init, Scope};
+use super::vision::Vision;
+use super::vq::Vq;
+
+/// Linear layers of each projector between modalities (Janus' depth).
+const PROJECTOR_DEPTH: usize = 2;
+
+/// A run of consecutive positions of one sequence.
+pub struct Span<'a> {
+    /// Its slot; without meaning where no cache is used.
+    pub slot: usize,
+    /// Position of the first element.
+    pub start: usize,
+    pub chunks: Vec<Chunk<'a>>,
+}
+
+/// What stands at the positions of a span.
+pub enum Chunk<'a> {
+    /// Text ids.
+    Text(&'a [u32]),
+    /// Codebook ids of a picture being drawn.
+    Codes(&'a [u32]),
+    /// Rows of [`Network::see`], `[k, hidden]`.
+    Features(Tensor),
+}
+
+impl Chunk<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Text(ids) | Self::Codes(ids) => ids.len(),
+            Self::Features(rows) => rows.dims().first().copied().unwrap_or(0),
+        }
+    }
+}
+
+impl Span<'_> {
+    /// Positions covered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.chunks.iter().map(Chunk::len).sum()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// All weights.
+pub struct Network {
+    vision: Vision,
+    aligner: Projector,
+    embed_tokens: Tensor,
+    decoder: Decoder,
+    lm_head: Tensor,
+    code_embeddings: Tensor,
+    code_aligner: Projector,
+    head_projector: Linear,
+    head: Linear,
+    vq: Vq,
+    image_size: usize,
+    grid: usize,
+}
+
+impl Network {
+    /// Takes every tensor that `config` asks for.
+    ///
+    /// # Errors
+    /// When one is missing or misshapen.
+    pub fn new(root: &Scope<'_>, config: &ModelConfig) -> Built<Self> {
+        let (model, hidden) = (root.at("model"), config.text.hidden_size);
+        let (codes, dim) = (config.vq.codebook_size, config.vq.codebook_dim);
+        let language = model.at("language_model");
+        let vocabulary = [config.text.vocab_size, hidden];
+        let embed_tokens = language.at("embed_tokens").get("weight", &vocabulary, Init::Normal(0.02))?;
+        let lm_head = match config.tied_head {
+            true => embed_tokens.clone(),
+            false => root.at("lm_head").get("weight", &vocabulary, Init::Normal(0.02))?,
+        };
+        let head = model.at("generation_head");
+        Ok(Self {
+            vision: Vision::new(&model.at("vision_model"), &config.vision)?,
+            aligner: Projector::new(&model.at("aligner"), config.vision.hidden_size, hidden, PROJECTOR_DEPTH)?,
+            decoder: Decoder::new(&language, &config.text)?,
+            code_embeddings: model.at("generation_embeddings").get("weight", &[codes, dim], Init::Normal(1.0))?,
+            code_aligner: Projector::new(&model.at("generation_aligner"), dim, hidden, PROJECTOR_DEPTH)?,
+            head_projector: Linear::new(&head.at("proj_out"), hidden, hidden, true)?,
+            head: Linear::new(&head.at("vision_head"), hidden, codes, true)?,
+            vq: Vq::new(&model.at("vqmodel"), &config.vq)?,
+            embed_tokens,
+            lm_head,
+            image_size: config.image_size(),
+            grid: config.grid(),
+        })
+    }
+
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.embed_tokens.device()
+    }
+
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.embed_tokens.dtype()
+    }
+
+    /// The understanding encoder alone: normalised pixels `[n, 3, s, s]` → `[n * patches, width]`.
+    pub fn vision_features(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.vision.forward(pixels)
+    }
+
+    /// Normalised pixels `[n, 3, s, s]` → what the decoder reads in a picture's place, `[n * patches, hidden]`.
+    pub fn see(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.aligner.forward(&self.vision.forward(pixels)?)
+    }
+
+    /// The spans' embeddings, row after row: `[rows, hidden]`.
+    fn embed(&self, spans: &[Span<'_>]) -> Result<Tensor> {
+        let (mut text, mut codes, mut features) = (Vec::new(), Vec::new(), Vec::new());
+        for chunk in spans.iter().flat_map(|span| &span.chunks) {
+            match chunk {
+                Chunk::Text(ids) => text.extend_from_slice(ids),
+                Chunk::Codes(ids) => codes.extend_from_slice(ids),
+                Chunk::Features(rows) => features.push(rows.clone()),
+            }
+        }
+        // Each kind is embedded at once; `order` then puts the rows where they belong.
+        let (mut next_text, mut next_code, mut next_feature) = (0u32, text.len() as u32, (text.len() + codes.len()) as u32);
+        let mut order = Vec::new();
+        for chunk in spans.iter().flat_map(|span| &span.chunks) {
+            let next = match chunk {
+                Chunk::Text(_) => &mut next_text,
+                Chunk::Codes(_) => &mut next_code,
+                Chunk::Features(_) => &mut next_feature,
+            };
+            order.extend(*next..*next + chunk.len() as u32);
+            *next += chunk.len() as u32;
+        }
+        let mut kinds = Vec::with_capacity(2 + features.len());
+        if !text.is_empty() {
+            kinds.push(self.embed_tokens.index_select(&Tensor::new(text, self.device())?, 0)?);
+        }
+        if !codes.is_empty() {
+            let rows = self.code_embeddings.index_select(&Tensor::new(codes, self.device())?, 0)?;
+            kinds.push(self.code_aligner.forward(&rows)?);
+        }
+        kinds.extend(features);
+        match kinds.as_slice() {
+            [] => bail!("a step needs at least one position"),
+            [one] => Ok(one.clone()),
+            kinds => Tensor::cat(kinds, 0)?.index_select(&Tensor::new(order, self.device())?, 0),
+        }
+    }
+
+    /// Whole sequences at once, differentiable: the hidden state of every position, `[rows, hidden]`, span after span.
+    pub fn forward(&self, spans: &[Span<'_>]) -> Result<Tensor> {
+        let segments = spans.iter().scan(0, |row, span| {
+            let segment = Segment { row: *row, len: span.len(), position: span.start };
+            *row += segment.len;
+            Some(segment)
+        });
+        let segments = Arc::new(segments.collect());
+        self.decoder.forward(&self.embed(spans)?, &Reach::Segments(segments))
+    }
+
+    /// Continues the sequences in `slots`: the hidden state of the last position of each span, `[spans, hidden]`.
+    pub fn step(&self, spans: &[Span<'_>], slots: &mut Slots) -> Result<Tensor> {
+        let placed = spans.iter().scan(0, |row, span| {
+            let placed = SlotSpan { slot: span.slot, row: *row, len: span.len(), position: span.start };
+            *row += placed.len;
+            Some(placed)
+        });
+        let placed: Arc<Vec<SlotSpan>> = Arc::new(placed.collect());
+        if placed.iter().any(|span| span.len == 0) {
+            bail!("a span without positions");
+        }
+        let hidden = self.decoder.forward(&self.embed(spans)?, &Reach::Slots(placed.clone(), slots))?;
+        if placed.iter().all(|span| span.len == 1) {
+            return Ok(hidden);
+        }
+        let last: Vec<u32> = placed.iter().map(|span| (span.row + span.len - 1) as u32).collect();
+        hidden.index_select(&Tensor::new(last, self.device())?, 0)
+    }
+
+    /// Hidden states `[rows, hidden]` → text logits `[rows, vocabulary]`.
+    pub fn text_logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        ops::linear(hidden, &self.lm_head, None)
+    }
+
+    /// Hidden states `[rows, hidden]` → image-token logits `[rows, codebook]`.
+    pub fn image_logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.head.forward(&ops::gelu(&self.head_projector.forward(hidden)?)?)
+    }
+
+    /// The image tokenizer.
+    #[must_use]
+    pub fn vq(&self) -> &Vq {
+        &self.vq
+    }
+
+    /// Codebook ids of `n` whole pictures in raster order → pixels `[n, s, s, 3]`, about [-1, 1].
+    pub fn paint(&self, ids: &[u32]) -> Result<Tensor> {
+        let tokens = self.grid * self.grid;
+        if ids.is_empty() || ids.len() % tokens != 0 {
+            bail!("{} ids are no whole pictures of {tokens}", ids.len());
+        }
+        let pixels = self.vq.decode_ids(ids, ids.len() / tokens, self.grid)?;
+        match pixels.dim(1)? {
+            side if side == self.image_size => Ok(pixels),
+            side => bail!("the tokenizer paints {side} pixels, the config says {}", self.image_size),
+        }
+    }
+}

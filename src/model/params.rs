@@ -1,0 +1,155 @@
+//! Named tensors on their way into a network: taken from a checkpoint, or made fresh from a seed. Each is asked for by name
+//! and shape, so a missing, misshapen or left-over tensor is told by name. Knows nothing of files.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor, Var};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Tensors by internal name (Hugging Face names, with fused projections; see `weights.rs`).
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// A part of a network, made of its tensors.
+pub type Built<T> = Result<T, ParamError>;
+
+/// A tensor that a network needs is not what the checkpoint holds.
+#[derive(Debug, thiserror::Error)]
+pub enum ParamError {
+    #[error("tensor `{0}` is missing")]
+    Missing(String),
+    #[error("tensor `{name}` has shape {found:?}, but the config asks for {wanted:?}")]
+    Shape { name: String, found: Vec<usize>, wanted: Vec<usize> },
+    #[error("{} tensors belong to no part of the network: {}", .0.len(), .0.join(", "))]
+    Unknown(Vec<String>),
+    #[error("tensor `{name}`: {source}")]
+    Tensor { name: String, source: candle_core::Error },
+}
+
+/// How a fresh tensor begins.
+#[derive(Clone, Copy, Debug)]
+pub enum Init {
+    Const(f32),
+    /// Uniform in ± the bound.
+    Uniform(f32),
+    /// Sum of twelve uniforms: close to a normal distribution of this standard deviation, the same on every machine.
+    Normal(f32),
+}
+
+impl Init {
+    /// PyTorch's default for linear layers and convolutions.
+    #[must_use]
+    pub fn fan_in(inputs: usize) -> Self {
+        Self::Uniform(1.0 / (inputs.max(1) as f32).sqrt())
+    }
+
+    fn draw(self, rng: &mut ChaCha8Rng) -> f32 {
+        match self {
+            Self::Const(value) => value,
+            Self::Uniform(bound) => rng.random_range(-1.0..1.0f32) * bound,
+            Self::Normal(std) => (0..12).map(|_| rng.random_range(-0.5..0.5f32)).sum::<f32>() * std,
+        }
+    }
+}
+
+enum Source {
+    Given(Tensors),
+    Fresh(ChaCha8Rng),
+}
+
+/// Where a network's tensors come from.
+pub struct Params {
+    source: RefCell<Source>,
+    taken: RefCell<Tensors>,
+    device: Device,
+}
+
+impl Params {
+    /// Tensors of a checkpoint.
+    #[must_use]
+    pub fn given(tensors: Tensors, device: &Device) -> Self {
+        Self { source: RefCell::new(Source::Given(tensors)), taken: RefCell::default(), device: device.clone() }
+    }
+
+    /// Fresh `f32` tensors, a function of the seed and of the order in which they are asked for.
+    #[must_use]
+    pub fn fresh(seed: u64, device: &Device) -> Self {
+        let source = Source::Fresh(ChaCha8Rng::seed_from_u64(seed));
+        Self { source: RefCell::new(source), taken: RefCell::default(), device: device.clone() }
+    }
+
+    /// The root of the names.
+    #[must_use]
+    pub fn root(&self) -> Scope<'_> {
+        Scope { params: self, prefix: String::new() }
+    }
+
+    /// All tensors taken.
+    ///
+    /// # Errors
+    /// When tensors of the checkpoint were not asked for.
+    pub fn finish(self) -> Result<Tensors, ParamError> {
+        if let Source::Given(rest) = self.source.into_inner()
+            && !rest.is_empty()
+        {
+            return Err(ParamError::Unknown(rest.into_keys().collect()));
+        }
+        Ok(self.taken.into_inner())
+    }
+}
+
+/// A dotted prefix of names.
+#[derive(Clone)]
+pub struct Scope<'a> {
+    params: &'a Params,
+    prefix: String,
+}
+
+impl Scope<'_> {
+    /// The scope `name` below this one.
+    #[must_use]
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        Self { params: self.params, prefix: format!("{}{name}.", self.prefix) }
+    }
+
+    /// Takes the tensor `name` of `shape`.
+    ///
+    /// # Errors
+    /// When a checkpoint lacks it or holds another shape.
+    pub fn get(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor, ParamError> {
+        let name = format!("{}{name}", self.prefix);
+        let tensor = match &mut *self.params.source.borrow_mut() {
+            Source::Given(tensors) => tensors.remove(&name).ok_or_else(|| ParamError::Missing(name.clone()))?,
+            Source::Fresh(rng) => {
+                let numbers: Vec<f32> = (0..shape.iter().product()).map(|_| init.draw(rng)).collect();
+                Tensor::from_vec(numbers, shape, &self.params.device)
+                    .map_err(|source| ParamError::Tensor { name: name.clone(), source })?
+            }
+        };
+        if tensor.dims() != shape {
+            return Err(ParamError::Shape { name, found: tensor.dims().to_vec(), wanted: shape.to_vec() });
+        }
+        self.params.taken.borrow_mut().insert(name, tensor.clone());
+        Ok(tensor)
+    }
+
+    /// The element type in which to make constants beside these tensors.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.params.taken.borrow().values().next().map_or(DType::F32, Tensor::dtype)
+    }
+
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.params.device
+    }
+}
+
+/// Trainable copies of tensors.
+///
+/// # Errors
+/// When a copy cannot be allocated.
+pub fn variables(tensors: Tensors) -> candle_core::Result<BTreeMap<String, Var>> {
+    tensors.into_iter().map(|(name, tensor)| Ok((name, Var::from_tensor(&tensor)?))).collect()
+}

@@ -1,0 +1,26 @@
+//! Floor 3: learning. Meets the rest of the server only in weights on disk.
+
+pub mod draw;
+pub mod optim;
+pub mod pretrain;
+pub mod run;
+
+use crate::model::params::ParamError;
+use crate::model::weights::WeightsError;
+
+/// Training cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error(transparent)]
+    Param(#[from] ParamError),
+    #[error("cannot write `{path}`: {source}")]
+    Write { path: String, source: std::io::Error },
+    #[error("cannot draw `{path}`: {what}")]
+    Plot { path: String, what: String },
+    #[error("{0}")]
+    State(String),
+}

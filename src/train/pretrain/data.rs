@@ -1,0 +1,37 @@
+//! World pictures as tensors and back. Knows nothing of what is learned from them.
+
+use candle_core::{Device, Tensor};
+
+use super::super::TrainError;
+use crate::domain::picture::Picture;
+use crate::world::{Category, Dice, Scene, Split, render};
+
+/// Random training pictures: half of caption categories, half free mixes.
+pub fn pictures(n: usize, dice: &mut Dice) -> Vec<Picture> {
+    let scene = |i: usize| match i % 2 {
+        0 => Scene::draw(Category::ALL[i / 2 % Category::ALL.len()], Split::Train, dice).0,
+        _ => Scene::mixed(Split::Train, dice),
+    };
+    (0..n).map(scene).map(|scene| render(&scene)).collect()
+}
+
+/// Pictures of one size → `[n, h, w, 3]` in [-1, 1].
+///
+/// # Errors
+/// When the sizes differ.
+pub fn pixels(pictures: &[Picture], device: &Device) -> Result<Tensor, TrainError> {
+    let (w, h) = pictures.first().map_or((1, 1), |p| (p.width(), p.height()));
+    let numbers: Vec<f32> = pictures.iter().flat_map(|p| p.rgb()).map(|&v| f32::from(v) / 127.5 - 1.0).collect();
+    Ok(Tensor::from_vec(numbers, (pictures.len(), h, w, 3), device)?)
+}
+
+/// The inverse: [-1, 1] → bytes, clipped and truncated as the reference does.
+///
+/// # Errors
+/// When the tensor is not `[n, h, w, 3]`.
+pub fn unpixels(x: &Tensor) -> Result<Vec<Picture>, TrainError> {
+    let (n, h, w, _) = x.dims4()?;
+    let bytes: Vec<u8> = x.flatten_all()?.to_vec1::<f32>()?.iter().map(|v| ((v + 1.0) / 2.0 * 255.0).clamp(0.0, 255.0) as u8).collect();
+    let picture = |i: usize| Picture::new(w, h, bytes[i * h * w * 3..(i + 1) * h * w * 3].to_vec());
+    (0..n).map(|i| picture(i).map_err(|e| TrainError::State(e.to_string()))).collect()
+}

@@ -1,0 +1,3 @@
+//! Pre-training on the world, from nothing.
+pub mod data;
+pub mod vq;

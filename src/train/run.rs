@@ -1,0 +1,146 @@
+//! One resumable run of steps: progress bar, metrics, curves, checkpoints. Knows nothing of what a step computes.
+//!
+//! A step is a function of (state, step number), so a run continued from a checkpoint takes the steps it would have taken.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{TrainError, draw};
+use crate::model::params::Tensors;
+use crate::model::weights;
+
+/// Named numbers of one step.
+pub type Metrics = Vec<(&'static str, f64)>;
+
+/// Something trained step by step.
+pub trait Stage {
+    fn name(&self) -> &'static str;
+    fn steps(&self) -> u64;
+    /// Takes step number `step`.
+    fn step(&mut self, step: u64) -> Result<Metrics, TrainError>;
+    /// Everything the next step depends on, `f32`.
+    fn state(&self) -> Result<Tensors, TrainError>;
+    fn restore(&mut self, state: &Tensors) -> Result<(), TrainError>;
+    /// Writes what a person would look at into `dir`; returns measurements worth a line.
+    fn look(&self, dir: &Path, step: u64) -> Result<Metrics, TrainError>;
+}
+
+/// How a run is carried out; none of it changes what is learned.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The run folder; each stage has a folder of its own in it.
+    pub dir: PathBuf,
+    /// Time between checkpoints.
+    pub every: Duration,
+    pub device: Device,
+}
+
+fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
+    let path = path.display().to_string();
+    move |source| TrainError::Write { path, source }
+}
+
+/// Runs `stage` to its end, from its last checkpoint if there is one.
+///
+/// # Errors
+/// When a step fails or the folder cannot be written.
+pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<(), TrainError> {
+    let dir = options.dir.join(stage.name());
+    fs::create_dir_all(&dir).map_err(write_error(&dir))?;
+    let state_path = dir.join("state.safetensors");
+    let mut step = 0;
+    if state_path.exists() {
+        let mut state = weights::read(&state_path, DType::F32, &options.device)?;
+        let Some(at) = state.remove("run.step") else {
+            return Err(TrainError::State(format!("`{}` is no checkpoint of a run", state_path.display())));
+        };
+        step = at.to_vec1::<f32>()?.first().copied().unwrap_or(0.0) as u64;
+        stage.restore(&state)?;
+    }
+    let mut log = Log::open(&dir.join("metrics.jsonl"), step)?;
+    let style = "{prefix:>10} {bar:30} {pos}/{len} {elapsed_precise} (left {eta_precise}) {msg}";
+    let bar = ProgressBar::new(stage.steps()).with_prefix(stage.name()).with_position(step);
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.reset_eta();
+    let mut saved = Instant::now();
+    while step < stage.steps() {
+        let begun = Instant::now();
+        let mut metrics = stage.step(step)?;
+        metrics.push(("seconds", begun.elapsed().as_secs_f64()));
+        log.add(step, &metrics)?;
+        bar.set_message(metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  "));
+        bar.inc(1);
+        step += 1;
+        if saved.elapsed() >= options.every || step == stage.steps() {
+            let mut state = stage.state()?;
+            state.insert("run.step".into(), Tensor::new(&[step as f32], &options.device)?);
+            weights::write(&state_path, &state, DType::F32)?;
+            let seen = stage.look(&dir, step)?;
+            tracing::info!(stage = stage.name(), step, ?metrics, ?seen, "checkpoint");
+            draw::curves(&dir.join("curves.svg"), stage.name(), &log.smooth(100))?;
+            saved = Instant::now();
+        }
+    }
+    bar.finish();
+    Ok(())
+}
+
+/// `metrics.jsonl`, and the same in memory for the curves.
+struct Log {
+    file: fs::File,
+    path: PathBuf,
+    rows: Vec<(u64, Vec<(String, f64)>)>,
+}
+
+impl Log {
+    /// Keeps what was logged before `step`.
+    fn open(path: &Path, step: u64) -> Result<Self, TrainError> {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let row = |line: &str| {
+            let value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).ok()?;
+            let at = value.get("step")?.as_u64().filter(|&at| at < step)?;
+            let metrics = value.iter().filter(|(name, _)| *name != "step");
+            Some((at, metrics.filter_map(|(name, v)| Some((name.clone(), v.as_f64()?))).collect()))
+        };
+        let rows: Vec<(u64, Vec<(String, f64)>)> = text.lines().filter_map(row).collect();
+        let mut log = Self { file: fs::File::create(path).map_err(write_error(path))?, path: path.to_owned(), rows: vec![] };
+        for (at, metrics) in rows {
+            log.write(at, metrics)?;
+        }
+        Ok(log)
+    }
+
+    fn write(&mut self, step: u64, metrics: Vec<(String, f64)>) -> Result<(), TrainError> {
+        let mut line: serde_json::Map<_, _> = metrics.iter().map(|(name, v)| (name.clone(), (*v).into())).collect();
+        line.insert("step".into(), step.into());
+        writeln!(self.file, "{}", serde_json::Value::Object(line)).map_err(write_error(&self.path))?;
+        self.rows.push((step, metrics));
+        Ok(())
+    }
+
+    fn add(&mut self, step: u64, metrics: &Metrics) -> Result<(), TrainError> {
+        self.write(step, metrics.iter().map(|&(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// Each metric but the time, as means over about `count` equal stretches.
+    fn smooth(&self, count: usize) -> Vec<(String, Vec<(f64, f64)>)> {
+        let mut curves: std::collections::BTreeMap<&str, Vec<(f64, f64)>> = std::collections::BTreeMap::new();
+        for stretch in self.rows.chunks(self.rows.len().div_ceil(count).max(1)) {
+            let mut sums: std::collections::BTreeMap<&str, (f64, f64)> = std::collections::BTreeMap::new();
+            for (name, value) in stretch.iter().flat_map(|(_, metrics)| metrics).filter(|(name, _)| name != "seconds") {
+                let sum = sums.entry(name).or_default();
+                *sum = (sum.0 + value, sum.1 + 1.0);
+            }
+            let at = stretch.last().map_or(0, |row| row.0) as f64;
+            for (name, (sum, n)) in sums {
+                curves.entry(name).or_default().push((at, sum / n));
+            }
+        }
+        curves.into_iter().map(|(name, points)| (name.to_owned(), points)).collect()
+    }
+}
