@@ -30,6 +30,9 @@ use preprocess::Pixels;
 use prompt::{Prompter, PrompterError, PrompterFiles};
 use weights::WeightsError;
 
+/// What a tied head shares, in the disk layout.
+const EMBEDDINGS: &str = "model.language_model.embed_tokens.weight";
+
 /// A model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -162,7 +165,12 @@ impl Model {
         let config = ModelConfig::from_json(&files.config)?;
         let prompter = files.prompter(&config)?;
         let defaults = Defaults::parse(files.generation_config.as_deref())?;
-        let tensors = weights::parse(&files.weights, "model.safetensors", DType::F32, device)?;
+        let mut tensors = weights::parse(&files.weights, "model.safetensors", DType::F32, device)?;
+        if config.tied_head
+            && let (None, Some(embeddings)) = (tensors.get("lm_head.weight"), tensors.get(EMBEDDINGS).cloned())
+        {
+            tensors.insert("lm_head.weight".into(), embeddings);
+        }
         let version = weights::hash(&tensors)?;
         let params = Params::given(weights::fuse(tensors)?, device);
         let network = Network::new(&params.root(), &config)?;

@@ -85,10 +85,7 @@ impl Network {
         let language = model.at("language_model");
         let vocabulary = [config.text.vocab_size, hidden];
         let embed_tokens = language.at("embed_tokens").get("weight", &vocabulary, Init::Normal(0.02))?;
-        let lm_head = match config.tied_head {
-            true => embed_tokens.clone(),
-            false => root.at("lm_head").get("weight", &vocabulary, Init::Normal(0.02))?,
-        };
+        let lm_head = root.at("lm_head").get("weight", &vocabulary, Init::Normal(0.02))?;
         let head = model.at("generation_head");
         Ok(Self {
             vision: Vision::new(&model.at("vision_model"), &config.vision)?,

@@ -160,6 +160,7 @@ impl Preprocess {
 }
 
 /// Pillow's antialiased bicubic: across first, rounded to bytes, then down. A side of zero counts as one.
+/// (Pillow 13 scales tall pictures down first, which moves bytes beside hard edges by a few levels; the published models were trained before.)
 #[must_use]
 pub fn resize(picture: &Picture, width: usize, height: usize) -> Picture {
     let (width, height) = (width.max(1), height.max(1));
