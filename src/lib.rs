@@ -4,6 +4,7 @@
 //! 0 `domain` · 1 `model`, `world` · 2 `engine` · 3 `api`, `train` · 4 the rest.
 
 pub mod domain;
+pub mod engine;
 pub mod model;
 pub mod train;
 pub mod world;

@@ -53,7 +53,7 @@ impl Slots {
     /// When a slot or `len` is out of range.
     pub fn copy(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
         for cache in self.layers.iter().flat_map(|(keys, values)| [keys, values]) {
-            let prefix = cache.narrow(0, from, 1)?.narrow(2, 0, len)?.copy()?;
+            let prefix = cache.narrow(0, from, 1)?.narrow(2, 0, len)?.force_contiguous()?;
             cache.narrow(0, to, 1)?.slice_set(&prefix, 2, 0)?;
         }
         Ok(())
@@ -61,5 +61,23 @@ impl Slots {
 
     pub(super) fn layer(&self, index: usize) -> Option<(&Tensor, &Tensor)> {
         self.layers.get(index).map(|(keys, values)| (keys, values))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_of_any_length_is_copied_and_the_rest_stays() {
+        let zeros = || Tensor::zeros((2, 2, 3, 1), DType::F32, &Device::Cpu).unwrap();
+        for len in 1..=3 {
+            let filled = Tensor::arange(0_f32, 12.0, &Device::Cpu).unwrap().reshape((2, 2, 3, 1)).unwrap();
+            let mut slots = Slots { layers: vec![(filled, zeros())], taken: vec![false; 2], capacity: 3 };
+            slots.copy(1, 0, len).unwrap();
+            let copied = slots.layers[0].0.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let wanted = |at: usize| if at < 6 && at % 3 < len { at + 6 } else { at };
+            assert_eq!(copied, (0..12).map(|at| wanted(at) as f32).collect::<Vec<_>>());
+        }
     }
 }

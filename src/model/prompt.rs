@@ -73,7 +73,8 @@ pub struct AnswerPrompt {
     pub pieces: Vec<Piece>,
     /// What [`Piece::Picture`] counts into.
     pub pictures: Vec<Pixels>,
-    image_tokens: usize,
+    /// Positions that each picture fills.
+    pub image_tokens: usize,
 }
 
 /// A run of positions.
@@ -297,6 +298,11 @@ impl Prompter {
     #[must_use]
     pub fn text_tokens(&self) -> usize {
         self.text_tokens
+    }
+
+    /// Ids that no text may become and no text shows, in order. Of these an answer may hold only [`Prompter::end_of_text`].
+    pub fn reserved(&self) -> impl Iterator<Item = u32> {
+        self.reserved.iter().copied()
     }
 
     /// The picture rules.

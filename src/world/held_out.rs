@@ -68,7 +68,8 @@ pub fn composition(requirement: &Requirement) -> bool {
         std::mem::swap(&mut first, &mut second);
     }
     let vertical = requirement.relation.is_some_and(Relation::vertical);
-    hash(&[SALT, category.index() as u8, u8::from(vertical), first[0], first[1], second[0], second[1]]) % ONE_IN == 0
+    hash(&[SALT, category.index() as u8, u8::from(vertical), first[0], first[1], second[0], second[1]])
+        .is_multiple_of(ONE_IN)
 }
 
 /// Whether training never shows this scene.
@@ -79,7 +80,7 @@ pub fn scene(scene: &Scene) -> bool {
         let indices = [object.place.index(), object.shape.index(), object.colour.index(), object.size.index()];
         bytes.extend(indices.map(|index| index as u8));
     }
-    shows_unseen_pair(scene) || hash(&bytes) % ONE_IN == 0
+    shows_unseen_pair(scene) || hash(&bytes).is_multiple_of(ONE_IN)
 }
 
 /// Whether an object of the scene is one of the unseen pairs.

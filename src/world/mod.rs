@@ -8,14 +8,17 @@
 pub mod caption;
 pub mod draw;
 pub mod held_out;
+pub mod judge;
 pub mod language;
 pub mod question;
 pub mod render;
 pub mod scene;
 pub mod suite;
+pub mod verify;
 
 pub use caption::{Caption, Category, Requirement};
 pub use held_out::Split;
+pub use judge::{Judgement, judge};
 pub use question::{Form, Kind, Question};
 pub use render::render;
 pub use scene::{Background, Colour, Object, Place, Scene, Shape, Size};
@@ -39,3 +42,6 @@ pub enum WorldError {
     #[error("two objects at the same place")]
     SharedPlace,
 }
+
+#[cfg(test)]
+mod tests;

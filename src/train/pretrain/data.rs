@@ -4,6 +4,8 @@ use candle_core::{Device, Tensor};
 
 use super::super::TrainError;
 use crate::domain::picture::Picture;
+use crate::model::preprocess::Pixels;
+use crate::model::prompt::Prompter;
 use crate::world::{Category, Dice, Scene, Split, render};
 
 /// Random training pictures: half of caption categories, half free mixes.
@@ -34,4 +36,26 @@ pub fn unpixels(x: &Tensor) -> Result<Vec<Picture>, TrainError> {
     let bytes: Vec<u8> = x.flatten_all()?.to_vec1::<f32>()?.iter().map(|v| ((v + 1.0) / 2.0 * 255.0).clamp(0.0, 255.0) as u8).collect();
     let picture = |i: usize| Picture::new(w, h, bytes[i * h * w * 3..(i + 1) * h * w * 3].to_vec());
     (0..n).map(|i| picture(i).map_err(|e| TrainError::State(e.to_string()))).collect()
+}
+
+/// Pictures → `[n, 3, s, s]` as the understanding encoder wants them.
+///
+/// # Errors
+/// When the sizes differ.
+pub fn preprocessed(pictures: &[Picture], prompter: &Prompter, device: &Device) -> Result<Tensor, TrainError> {
+    let pixels: Vec<Pixels> = pictures.iter().map(|picture| prompter.preprocess().apply(picture)).collect();
+    stack(&pixels, device)
+}
+
+/// Preprocessed pictures → `[n, 3, s, s]`.
+///
+/// # Errors
+/// When the sizes differ.
+pub fn stack<'a>(pixels: impl IntoIterator<Item = &'a Pixels>, device: &Device) -> Result<Tensor, TrainError> {
+    let (mut numbers, mut n, mut side) = (Vec::new(), 0, 0);
+    for picture in pixels {
+        numbers.extend_from_slice(picture.chw());
+        (n, side) = (n + 1, picture.side());
+    }
+    Ok(Tensor::from_vec(numbers, (n, 3, side, side), device)?)
 }

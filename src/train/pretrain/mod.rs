@@ -1,4 +1,151 @@
-//! Pre-training on the world, from nothing.
-pub mod data;
-pub mod tokenizer;
-pub mod vq;
+//! Pre-training on the world, from nothing: tokenizer → pictures as codes → words → sight → drawing and answering jointly.
+//! Each stage continues from its last checkpoint; a stage that has ended is passed over.
+
+mod data;
+mod joint;
+mod learner;
+mod merge;
+mod sight;
+mod tokenizer;
+mod vq;
+mod words;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use candle_core::{DType, Device};
+
+use super::TrainError;
+use super::run::{RunOptions, run};
+use crate::model::ModelFiles;
+use crate::model::config::{ModelConfig, TextConfig, VisionConfig, VqConfig};
+use crate::model::network::Network;
+use crate::model::params::{Params, Tensors};
+use crate::model::weights;
+use joint::{JointOptions, JointStage};
+use learner::Learner;
+use sight::{SightOptions, SightStage};
+use vq::{VqOptions, VqStage};
+use words::{WordsOptions, WordsStage};
+
+/// A whole pre-training.
+#[derive(Clone, Debug)]
+pub struct PretrainOptions {
+    /// Where checkpoints, curves and the model go.
+    pub dir: std::path::PathBuf,
+    pub seed: u64,
+    /// Time between checkpoints.
+    pub every: Duration,
+    pub device: Device,
+    /// Steps of each stage: vq, words, sight, joint.
+    pub steps: [u64; 4],
+}
+
+impl PretrainOptions {
+    /// The demo model's recipe.
+    #[must_use]
+    pub fn demo(dir: &Path, device: Device) -> Self {
+        Self { dir: dir.to_owned(), seed: 1, every: Duration::from_secs(150), device, steps: [2600, 700, 800, 2400] }
+    }
+}
+
+/// The demo model's sizes; `codes` is known once the tokenizer is trained.
+fn demo_config(codes: usize, vocabulary: usize, image_token_id: u32) -> ModelConfig {
+    ModelConfig {
+        text: TextConfig {
+            vocab_size: vocabulary,
+            hidden_size: 192,
+            intermediate_size: 512,
+            num_layers: 6,
+            num_heads: 6,
+            num_kv_heads: 6,
+            head_dim: 32,
+            max_positions: 512,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10_000.0,
+        },
+        vision: VisionConfig {
+            hidden_size: 128,
+            intermediate_size: 512,
+            num_layers: 4,
+            num_heads: 4,
+            image_size: 64,
+            patch_size: 8,
+            layer_norm_eps: 1e-6,
+        },
+        vq: VqConfig {
+            codebook_size: codes,
+            codebook_dim: 8,
+            latent_channels: 64,
+            base_channels: 32,
+            channel_multiplier: vec![1, 1, 2, 4],
+            num_res_blocks: 1,
+        },
+        image_token_id,
+        tied_head: false,
+    }
+}
+
+/// Codes before near-equal ones are merged.
+const CODES: usize = 1024;
+
+/// Runs every stage to its end and writes the model to `dir/model`.
+///
+/// # Errors
+/// When a stage fails or the folder cannot be written.
+pub fn pretrain(options: &PretrainOptions) -> Result<(), TrainError> {
+    let written = |path: &Path| {
+        let path = path.display().to_string();
+        move |source| TrainError::Write { path, source }
+    };
+    fs::create_dir_all(&options.dir).map_err(written(&options.dir))?;
+    let (device, seed) = (&options.device, options.seed);
+    let run_options = RunOptions { dir: options.dir.clone(), every: options.every, device: device.clone() };
+    let [vq_steps, words_steps, sight_steps, joint_steps] = options.steps;
+
+    let tokenizer = tokenizer::build(seed)?;
+    let (vocabulary, image_token_id) = tokenizer::sizes(&tokenizer)?;
+
+    let before = demo_config(CODES, vocabulary, image_token_id);
+    let vq = VqOptions { seed, steps: vq_steps, batch: 8, rate: 1.2e-3, continuous: vq_steps.min(300) };
+    let mut stage = VqStage::new(&before.vq, before.image_size(), vq, device)?;
+    run(&mut stage, &run_options)?;
+    let merged = merge::merge(stage.finish(), &before.vq, seed, device)?;
+
+    let config = demo_config(merged.codes, vocabulary, image_token_id);
+    let fresh = Params::fresh(seed, device);
+    Network::new(&fresh.root(), &config)?;
+    let mut tensors = fresh.finish()?;
+    tensors.extend(merged.tensors);
+
+    let learner = |tensors: Tensors, trains: &[&str]| {
+        let files = ModelFiles { tokenizer: tokenizer.clone().into(), ..ModelFiles::default() };
+        let prompter = files.prompter(&config).map_err(|e| TrainError::State(e.to_string()))?;
+        Learner::new(&config, tensors, trains, prompter, &tokenizer, device)
+    };
+    let mut stage = WordsStage::new(
+        learner(tensors, &words::TRAINS)?,
+        WordsOptions { seed, steps: words_steps, batch: 48, rate: 6e-4 },
+    )?;
+    run(&mut stage, &run_options)?;
+
+    let mut stage = SightStage::new(
+        learner(stage.finish(), &sight::TRAINS)?,
+        SightOptions { seed, steps: sight_steps, batch: 32, rate: 1.5e-3 },
+    )?;
+    run(&mut stage, &run_options)?;
+
+    let options =
+        JointOptions { seed, steps: joint_steps, draws: 40, answers: 20, lessons: 6, rate: 1.2e-3, drop: 0.1 };
+    let mut stage = JointStage::new(learner(stage.finish(), &joint::TRAINS)?, options)?;
+    run(&mut stage, &run_options)?;
+
+    let dir = run_options.dir.join("model");
+    fs::create_dir_all(&dir).map_err(written(&dir))?;
+    let disk = weights::split(&stage.finish(), config.text.num_heads * config.text.head_dim)?;
+    weights::write(&dir.join("model.safetensors"), &disk, DType::F16)?;
+    fs::write(dir.join("tokenizer.json"), &tokenizer).map_err(written(&dir))?;
+    fs::write(dir.join("config.json"), config.to_json()).map_err(written(&dir))?;
+    Ok(())
+}

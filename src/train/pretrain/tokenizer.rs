@@ -75,6 +75,18 @@ pub fn build(seed: u64) -> Result<Vec<u8>, TrainError> {
     tokenizer.to_string(true).map(String::into_bytes).map_err(failed)
 }
 
+/// (ids, id of the picture placeholder) of a tokenizer.
+///
+/// # Errors
+/// When the file is no tokenizer with Janus' tokens.
+pub fn sizes(json: &[u8]) -> Result<(usize, u32), TrainError> {
+    let tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|e| TrainError::State(e.to_string()))?;
+    match tokenizer.token_to_id("<image_placeholder>") {
+        Some(id) => Ok((tokenizer.get_vocab_size(true), id)),
+        None => Err(TrainError::State("the tokenizer has no `<image_placeholder>`".into())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

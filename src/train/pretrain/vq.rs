@@ -20,7 +20,7 @@ use crate::model::vq::Vq;
 
 /// Where the tokenizer's tensors stand in a checkpoint.
 pub const SCOPE: &str = "model.vqmodel";
-const CODEBOOK: &str = "model.vqmodel.quantize.embedding.weight";
+pub const CODEBOOK: &str = "model.vqmodel.quantize.embedding.weight";
 
 /// What is learned, and how long.
 #[derive(Clone, Debug)]
@@ -58,6 +58,12 @@ impl VqStage {
         let optim = AdamW::new(vars.clone(), adam)?;
         let usage = vec![1.0; config.codebook_size];
         Ok(Self { vq, vars, optim, usage, options, image_size, device: device.clone() })
+    }
+
+    /// The tokenizer's tensors.
+    #[must_use]
+    pub fn finish(self) -> Tensors {
+        self.vars.into_iter().map(|(name, var)| (name, var.as_tensor().detach())).collect()
     }
 
     fn rng(&self, step: u64) -> ChaCha8Rng {

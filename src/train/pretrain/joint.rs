@@ -1,0 +1,189 @@
+//! Stage 4: drawing and answering together: image tokens after captions, solutions after pictures and questions, and a few
+//! look-ups so that they are not forgotten. Captions are dropped exactly as serving builds the unconditional row.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rand::{RngExt, SeedableRng};
+
+use super::super::TrainError;
+use super::super::optim::{AdamW, AdamWOptions, cosine};
+use super::super::run::{Metrics, Stage};
+use super::data;
+use super::learner::{Learner, rows};
+use super::words::{hits, lessons};
+use crate::domain::picture::Picture;
+use crate::domain::task::{Answer, Draw, Part, Role, Turn};
+use crate::model::network::{Chunk, Span};
+use crate::model::params::Tensors;
+use crate::model::policy;
+use crate::model::prompt::{DrawPrompt, Piece};
+use crate::world::{Category, Dice, Form, Kind, Scene, Split, question, render};
+
+/// Tensors that this stage trains: all but the tokenizer's.
+pub const TRAINS: [&str; 7] = [
+    "model.language_model.",
+    "lm_head.",
+    "model.vision_model.",
+    "model.aligner.",
+    "model.generation_embeddings.",
+    "model.generation_aligner.",
+    "model.generation_head.",
+];
+
+/// What is learned, and how long.
+#[derive(Clone, Debug)]
+pub struct JointOptions {
+    pub seed: u64,
+    pub steps: u64,
+    /// Pictures to draw, questions to answer, look-up lessons: of each so many a step.
+    pub draws: usize,
+    pub answers: usize,
+    pub lessons: usize,
+    pub rate: f64,
+    /// Share of captions dropped.
+    pub drop: f64,
+}
+
+/// How often each caption category is drawn, in the order of `Category::ALL`: the harder the more.
+const WEIGHTS: [u32; 6] = [2, 3, 3, 2, 4, 5];
+
+/// Drawing and answering.
+pub struct JointStage {
+    learner: Learner,
+    optim: AdamW,
+    options: JointOptions,
+    begin: u32,
+}
+
+impl JointStage {
+    /// # Errors
+    /// When the tokenizer lacks a token.
+    pub fn new(learner: Learner, options: JointOptions) -> Result<Self, TrainError> {
+        let optim = AdamW::new(learner.vars.clone(), AdamWOptions::default())?;
+        let begin = learner.token("<｜begin▁of▁sentence｜>")?;
+        Ok(Self { learner, optim, options, begin })
+    }
+
+    #[must_use]
+    pub fn finish(self) -> Tensors {
+        self.learner.tensors()
+    }
+
+    fn draws(&self, dice: &mut Dice) -> Result<(Vec<DrawPrompt>, Vec<Picture>), TrainError> {
+        let (mut prompts, mut pictures) = (vec![], vec![]);
+        for _ in 0..self.options.draws {
+            let (scene, caption) = Scene::draw(Category::pick(&WEIGHTS, dice), Split::Train, dice);
+            let mut prompt = self.learner.prompter.draw(&Draw { prompt: caption.text })?;
+            if dice.random_bool(self.options.drop) {
+                prompt.conditional.clone_from(&prompt.unconditional);
+            }
+            prompts.push(prompt);
+            pictures.push(render(&scene));
+        }
+        Ok((prompts, pictures))
+    }
+}
+
+/// A question about a picture as a request.
+#[must_use]
+pub fn asked(picture: &Arc<Picture>, text: &str) -> Answer {
+    let parts = vec![Part::Picture(picture.clone()), Part::Text(text.to_owned())];
+    Answer { system: Some(String::new()), turns: vec![Turn { role: Role::User, parts }] }
+}
+
+impl Stage for JointStage {
+    fn name(&self) -> &'static str {
+        "joint"
+    }
+
+    fn steps(&self) -> u64 {
+        self.options.steps
+    }
+
+    fn step(&mut self, step: u64) -> Result<Metrics, TrainError> {
+        let mut dice = Dice::seed_from_u64(self.options.seed);
+        dice.set_stream(step + 1);
+        let (learner, network) = (&self.learner, &self.learner.network);
+        let tokens = learner.config.image_tokens();
+
+        let (prompts, pictures) = self.draws(&mut dice)?;
+        let codes = network.vq().encode(&data::pixels(&pictures, &learner.device)?)?;
+        let mut row = 0;
+        let (mut spans, mut code_rows) = (vec![], vec![]);
+        for (prompt, codes) in prompts.iter().zip(codes.chunks_exact(tokens)) {
+            let first = row + prompt.conditional.len() - 1;
+            code_rows.extend((first..first + tokens).map(|row| row as u32));
+            row = first + tokens;
+            let chunks = vec![Chunk::Text(&prompt.conditional), Chunk::Codes(&codes[..tokens - 1])];
+            spans.push(Span { slot: 0, start: 0, chunks });
+        }
+
+        let mut asks = vec![];
+        for _ in 0..self.options.answers {
+            let kind = Kind::ALL[dice.random_range(0..Kind::ALL.len() as u32) as usize];
+            let form = [Form::Open, Form::Choice, Form::Choice, Form::Plain][dice.random_range(0..4u32) as usize];
+            let (scene, question) = question::draw(kind, form, Split::Train, &mut dice);
+            let picture = Arc::new(render(&scene));
+            let prompt = learner.prompter.answer(&asked(&picture, &question.text))?;
+            let mut solution = learner.encode(&question.solution())?.0;
+            solution.push(learner.prompter.end_of_text());
+            asks.push((prompt, solution));
+        }
+        let pixels = data::stack(asks.iter().flat_map(|(prompt, _)| &prompt.pictures), &learner.device)?;
+        let seen = network.see(&pixels)?;
+        let (mut text_rows, mut text_ids, mut picture) = (vec![], vec![], 0);
+        for (prompt, solution) in &asks {
+            let mut chunks = vec![];
+            for piece in &prompt.pieces {
+                chunks.push(match piece {
+                    Piece::Text(ids) => Chunk::Text(ids),
+                    Piece::Picture(at) => Chunk::Features(seen.narrow(0, (picture + at) * tokens, tokens)?),
+                });
+            }
+            picture += prompt.pictures.len();
+            let first = row + prompt.len() - 1;
+            text_rows.extend((first..first + solution.len()).map(|row| row as u32));
+            text_ids.extend_from_slice(solution);
+            row = first + solution.len();
+            chunks.push(Chunk::Text(&solution[..solution.len() - 1]));
+            spans.push(Span { slot: 0, start: 0, chunks });
+        }
+
+        let lessons = lessons(learner, self.begin, self.options.lessons, row, &mut dice)?;
+        spans.extend(lessons.sequences.iter().map(|ids| Span { slot: 0, start: 0, chunks: vec![Chunk::Text(ids)] }));
+
+        let hidden = network.forward(&spans)?;
+        let image = network.image_logits(&rows(&hidden, code_rows)?)?;
+        let image_loss = policy::log_prob_of(&image, &codes, 1.0)?.mean_all()?.neg()?;
+        let text = network.text_logits(&rows(&hidden, text_rows)?)?;
+        let text_loss = policy::log_prob_of(&text, &text_ids, 1.0)?.mean_all()?.neg()?;
+        let recall = network.text_logits(&rows(&hidden, lessons.rows)?)?;
+        let recall_loss = policy::log_prob_of(&recall, &lessons.ids, 1.0)?.mean_all()?.neg()?;
+        let loss = ((&image_loss + &text_loss)? + (&recall_loss * 0.2)?)?;
+        let rate = cosine(step, self.options.steps, 50, self.options.rate, 0.05);
+        let text_hits = hits(&text, &text_ids)?;
+        let recall = hits(&recall, &lessons.ids)?;
+        let norm = self.optim.step(&loss.backward()?, rate)?;
+        let scalar = |t: &candle_core::Tensor| Ok::<_, TrainError>(f64::from(t.to_scalar::<f32>()?));
+        Ok(vec![
+            ("image", scalar(&image_loss)?),
+            ("text", scalar(&text_loss)?),
+            ("text_hits", text_hits),
+            ("recall", recall),
+            ("norm", norm),
+        ])
+    }
+
+    fn state(&self) -> Result<Tensors, TrainError> {
+        Ok(self.optim.state()?)
+    }
+
+    fn restore(&mut self, state: &Tensors) -> Result<(), TrainError> {
+        Ok(self.optim.restore(state)?)
+    }
+
+    fn look(&self, _dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
+        Ok(vec![])
+    }
+}

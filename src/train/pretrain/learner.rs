@@ -1,0 +1,88 @@
+//! The network under training: which of its tensors are variables, and the tokenizer. Knows nothing of lessons.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, Var};
+use tokenizers::Tokenizer;
+
+use super::super::TrainError;
+use crate::model::config::ModelConfig;
+use crate::model::network::Network;
+use crate::model::params::{Params, Tensors, variables};
+use crate::model::prompt::{PromptError, Prompter};
+
+/// The network, with the tensors that train as variables.
+pub struct Learner {
+    pub config: ModelConfig,
+    pub network: Network,
+    pub prompter: Prompter,
+    pub vars: BTreeMap<String, Var>,
+    pub device: Device,
+    fixed: Tensors,
+    tokenizer: Tokenizer,
+}
+
+impl Learner {
+    /// Trains the tensors whose names begin with one of `prefixes`; the others stay as they are.
+    ///
+    /// # Errors
+    /// When the tensors do not fit the config.
+    pub fn new(
+        config: &ModelConfig,
+        tensors: Tensors,
+        prefixes: &[&str],
+        prompter: Prompter,
+        tokenizer_json: &[u8],
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let trains = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        let (trained, fixed): (Tensors, Tensors) = tensors.into_iter().partition(|(name, _)| trains(name));
+        let vars = variables(trained)?;
+        let mut all = fixed.clone();
+        all.extend(vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())));
+        let params = Params::given(all, device);
+        let network = Network::new(&params.root(), config)?;
+        params.finish()?;
+        let tokenizer = Tokenizer::from_bytes(tokenizer_json).map_err(|e| TrainError::State(e.to_string()))?;
+        Ok(Self { config: config.clone(), network, prompter, vars, device: device.clone(), fixed, tokenizer })
+    }
+
+    /// Every tensor as it is now.
+    #[must_use]
+    pub fn tensors(&self) -> Tensors {
+        let mut all = self.fixed.clone();
+        all.extend(self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().detach())));
+        all
+    }
+
+    /// Ids of a text with their byte ranges, nothing added.
+    ///
+    /// # Errors
+    /// When the text cannot be tokenised.
+    pub fn encode(&self, text: &str) -> Result<(Vec<u32>, Vec<(usize, usize)>), TrainError> {
+        let encoding = self.tokenizer.encode(text, false).map_err(|e| TrainError::State(e.to_string()))?;
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().to_vec()))
+    }
+
+    /// Id of a token by its exact text.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn token(&self, name: &str) -> Result<u32, TrainError> {
+        self.tokenizer.token_to_id(name).ok_or_else(|| TrainError::State(format!("the tokenizer has no `{name}`")))
+    }
+}
+
+impl From<PromptError> for TrainError {
+    fn from(e: PromptError) -> Self {
+        Self::State(format!("a lesson is no prompt: {e}"))
+    }
+}
+
+/// Rows of `x` by index.
+///
+/// # Errors
+/// When one is out of range.
+pub fn rows(x: &Tensor, at: Vec<u32>) -> Result<Tensor, TrainError> {
+    Ok(x.index_select(&Tensor::new(at, x.device())?, 0)?)
+}
