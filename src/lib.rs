@@ -3,8 +3,14 @@
 //! Floors, from the ground up; a file imports from its own folder and from lower floors only (`tests/it/floors.rs`):
 //! 0 `domain` · 1 `model`, `world` · 2 `engine` · 3 `api`, `train` · 4 the rest.
 
+pub mod api;
+pub mod bench;
+pub mod commands;
+pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod model;
+pub mod serve;
+pub mod telemetry;
 pub mod train;
 pub mod world;

@@ -1,10 +1,38 @@
+//! The program: reads the command line and runs one command.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use ulm::config::{Cli, Command, Serve};
+use ulm::{api, commands, serve, telemetry};
+
+/// Training and serving allocate and free large tensors all the time; this allocator keeps their pages.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let dir = std::env::args().nth(1).unwrap();
-    let mut options = ulm::train::pretrain::PretrainOptions::demo(dir.as_ref(), candle_core::Device::Cpu);
-    if let Some(s) = std::env::args().nth(2) { let v: Vec<u64> = s.split(',').map(|x| x.parse().unwrap()).collect(); options.steps = v.try_into().unwrap(); }
-    ulm::train::pretrain::pretrain(&options)?;
-    Ok(())
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    telemetry::start(&cli.log)?;
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(options) => serve(&options),
+        Command::Pretrain(options) => commands::pretrain(&options),
+        Command::Eval(options) => commands::eval(&options),
+        Command::Bench(options) => commands::bench(&options),
+        Command::Openapi => Ok(write!(std::io::stdout(), "{}", api::openapi::yaml()?)?),
+    }
+}
+
+fn serve(options: &Serve) -> anyhow::Result<()> {
+    actix_web::rt::System::new().block_on(serve::run(options))
 }

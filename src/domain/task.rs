@@ -59,6 +59,14 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { seed: 0, temperature: 1.0, top_p: 1.0, guidance: 1.0, max_tokens: 512, stop: Vec::new(), top_log_probs: 0 }
+        Self {
+            seed: 0,
+            temperature: 1.0,
+            top_p: 1.0,
+            guidance: 1.0,
+            max_tokens: 512,
+            stop: Vec::new(),
+            top_log_probs: 0,
+        }
     }
 }

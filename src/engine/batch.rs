@@ -80,7 +80,9 @@ pub(super) fn forward(
     let mut answers: Vec<(SequenceId, usize, f32)> = Vec::new();
     let mut drawings: Vec<Drawing> = Vec::new();
     for span in &step.spans {
-        let (Some(job), Some(sequence)) = (jobs.get(&span.sequence.submission), sequences.get(&span.sequence)) else { continue };
+        let (Some(job), Some(sequence)) = (jobs.get(&span.sequence.submission), sequences.get(&span.sequence)) else {
+            continue;
+        };
         let positions = span.start..span.start + span.len;
         let mut chunks = Vec::new();
         job.context.read(span.side, &positions, &mut chunks)?;
@@ -137,19 +139,25 @@ fn codes(model: &Model, hidden: &Tensor, drawings: &[Drawing]) -> Result<Table, 
     if drawings.is_empty() {
         return Ok(Table::default());
     }
-    let spans = drawings.iter().map(|drawing| drawing.conditional).chain(drawings.iter().filter_map(|drawing| drawing.unconditional));
+    let spans = drawings
+        .iter()
+        .map(|drawing| drawing.conditional)
+        .chain(drawings.iter().filter_map(|drawing| drawing.unconditional));
     let logits = model.image_logits(&pick(hidden, spans)?)?; // [conditional rows + unconditional rows, codebook]
     let (mut guided, mut alone) = (Vec::new(), Vec::new());
     let (mut at, mut blank) = (0, drawings.len());
     for group in drawings.chunk_by(|a, b| {
-        a.unconditional.is_some() == b.unconditional.is_some() && a.guidance == b.guidance && a.temperature == b.temperature
+        a.unconditional.is_some() == b.unconditional.is_some()
+            && a.guidance == b.guidance
+            && a.temperature == b.temperature
     }) {
         let temperature = f64::from(group[0].temperature);
         let conditional = logits.narrow(0, at, group.len())?;
         alone.push(policy::log_probs(&conditional, temperature)?);
         at += group.len();
         if group[0].unconditional.is_some() {
-            let mix = policy::guide(&conditional, &logits.narrow(0, blank, group.len())?, f64::from(group[0].guidance))?;
+            let mix =
+                policy::guide(&conditional, &logits.narrow(0, blank, group.len())?, f64::from(group[0].guidance))?;
             guided.push(policy::log_probs(&mix, temperature)?);
             blank += group.len();
         } else {

@@ -75,12 +75,19 @@ impl Context {
     }
 
     /// What stands at `positions` of `side`, added to `chunks`; positions past the prompt add nothing.
-    pub fn read<'a>(&'a self, side: Side, positions: &Range<usize>, chunks: &mut Vec<Chunk<'a>>) -> candle_core::Result<()> {
+    pub fn read<'a>(
+        &'a self,
+        side: Side,
+        positions: &Range<usize>,
+        chunks: &mut Vec<Chunk<'a>>,
+    ) -> candle_core::Result<()> {
         if positions.start >= self.len {
             return Ok(());
         }
         if side == Side::Unconditional {
-            chunks.extend(overlap(&(0..self.unconditional.len()), positions).map(|part| Chunk::Text(&self.unconditional[part])));
+            chunks.extend(
+                overlap(&(0..self.unconditional.len()), positions).map(|part| Chunk::Text(&self.unconditional[part])),
+            );
             return Ok(());
         }
         for (piece, place) in places(&self.conditional, self.patches) {
@@ -88,7 +95,9 @@ impl Context {
             match piece {
                 Piece::Text(ids) => chunks.push(Chunk::Text(&ids[part])),
                 Piece::Picture(index) => match self.pictures.get(*index) {
-                    Some(Sight::Seen(features)) => chunks.push(Chunk::Features(features.narrow(0, part.start, part.len())?)),
+                    Some(Sight::Seen(features)) => {
+                        chunks.push(Chunk::Features(features.narrow(0, part.start, part.len())?))
+                    }
                     _ => candle_core::bail!("picture {index} was not seen before its positions were read"),
                 },
             }
@@ -127,7 +136,13 @@ mod tests {
     use crate::model::prompt::{AnswerPrompt, DrawPrompt};
 
     fn question() -> Context {
-        let pieces = vec![Piece::Text(vec![1, 2]), Piece::Picture(0), Piece::Text(vec![3]), Piece::Picture(1), Piece::Text(vec![4, 5])];
+        let pieces = vec![
+            Piece::Text(vec![1, 2]),
+            Piece::Picture(0),
+            Piece::Text(vec![3]),
+            Piece::Picture(1),
+            Piece::Text(vec![4, 5]),
+        ];
         let pictures = vec![Pixels::new(1, vec![0.0; 3]), Pixels::new(1, vec![0.0; 3])];
         Context::new(Work::Answer(AnswerPrompt { pieces, pictures, image_tokens: 4 }), 4).unwrap()
     }
@@ -138,7 +153,9 @@ mod tests {
         context.read(side, &positions, &mut chunks).unwrap();
         let numbers = |chunk: Chunk<'_>| match chunk {
             Chunk::Text(ids) | Chunk::Codes(ids) => ids.to_vec(),
-            Chunk::Features(features) => features.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|&x| x as u32).collect(),
+            Chunk::Features(features) => {
+                features.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|&x| x as u32).collect()
+            }
         };
         chunks.into_iter().flat_map(numbers).collect()
     }
@@ -147,7 +164,9 @@ mod tests {
     fn pictures_are_seen_once_and_only_when_they_are_reached() {
         let mut context = question();
         assert_eq!(context.len(), 13);
-        let taken = |context: &mut Context, positions| context.take_unseen(&positions).iter().map(|(index, _)| *index).collect::<Vec<_>>();
+        let taken = |context: &mut Context, positions| {
+            context.take_unseen(&positions).iter().map(|(index, _)| *index).collect::<Vec<_>>()
+        };
         assert!(taken(&mut context, 0..2).is_empty());
         assert_eq!(taken(&mut context, 0..3), [0]);
         assert!(taken(&mut context, 0..7).is_empty());
@@ -176,7 +195,9 @@ mod tests {
 
     #[test]
     fn the_blank_side_has_its_own_ids() {
-        let context = Context::new(Work::Draw(DrawPrompt { conditional: vec![1, 2, 3], unconditional: vec![1, 0, 3] }), 4).unwrap();
+        let context =
+            Context::new(Work::Draw(DrawPrompt { conditional: vec![1, 2, 3], unconditional: vec![1, 0, 3] }), 4)
+                .unwrap();
         assert_eq!(read(&context, Side::Unconditional, 0..3), [1, 0, 3]);
         assert_eq!(read(&context, Side::Conditional, 1..3), [2, 3]);
     }

@@ -53,7 +53,8 @@ impl Job {
             return Err(SubmitError::Invalid { field: "n", supported: "at least 1" });
         }
         samplings.iter().try_for_each(|sampling| check(kind, sampling))?;
-        let unusable = SubmitError::Invalid { field: "prompt", supported: "at least one token, and every picture it names" };
+        let unusable =
+            SubmitError::Invalid { field: "prompt", supported: "at least one token, and every picture it names" };
         let context = Context::new(work, room.image_tokens).ok_or(unusable)?;
         // The last token is drawn but never read, so it takes no position.
         let least = if kind == Kind::Picture { room.image_tokens } else { 1 };
@@ -136,7 +137,8 @@ mod tests {
 
     fn submit(work: Work, sampling: Sampling) -> Result<Job, SubmitError> {
         let ticket = Queue::new(1).enter().ok_or(SubmitError::Busy)?;
-        Job::new(Submission { work, samplings: vec![sampling], lane: Lane::Interactive }, ROOM, ticket).map(|(job, _)| job)
+        Job::new(Submission { work, samplings: vec![sampling], lane: Lane::Interactive }, ROOM, ticket)
+            .map(|(job, _)| job)
     }
 
     fn draw(tokens: usize) -> Work {
@@ -166,7 +168,10 @@ mod tests {
         assert!(submit(draw(5), Sampling::default()).is_ok());
         assert_eq!(refused(draw(6), Sampling::default()), SubmitError::TooLong { tokens: 21, limit: 20 });
         assert_eq!(submit(answer(20), Sampling::default()).unwrap().samplings[0].max_tokens, 1);
-        assert_eq!(submit(answer(5), Sampling { max_tokens: 3, ..Sampling::default() }).unwrap().samplings[0].max_tokens, 3);
+        assert_eq!(
+            submit(answer(5), Sampling { max_tokens: 3, ..Sampling::default() }).unwrap().samplings[0].max_tokens,
+            3
+        );
         assert_eq!(refused(answer(21), Sampling::default()), SubmitError::TooLong { tokens: 21, limit: 20 });
     }
 
@@ -187,8 +192,17 @@ mod tests {
         assert_eq!(field(answer(1), Sampling { max_tokens: 0, ..plain.clone() }), "max_tokens");
         assert_eq!(field(answer(1), Sampling { top_log_probs: 21, ..plain.clone() }), "top_log_probs");
         assert_eq!(field(answer(0), plain.clone()), "prompt");
-        assert_eq!(field(Work::Draw(DrawPrompt { conditional: vec![1], unconditional: vec![] }), plain.clone()), "prompt");
-        assert_eq!(field(Work::Answer(AnswerPrompt { pieces: vec![Piece::Picture(0)], pictures: vec![], image_tokens: 16 }), plain), "prompt");
+        assert_eq!(
+            field(Work::Draw(DrawPrompt { conditional: vec![1], unconditional: vec![] }), plain.clone()),
+            "prompt"
+        );
+        assert_eq!(
+            field(
+                Work::Answer(AnswerPrompt { pieces: vec![Piece::Picture(0)], pictures: vec![], image_tokens: 16 }),
+                plain
+            ),
+            "prompt"
+        );
     }
 
     #[test]

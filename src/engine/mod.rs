@@ -113,13 +113,17 @@ impl Engine {
         let capacity = options.capacity.min(model.config().text.max_positions);
         let rows = options.rows.max(2);
         let slots = model.slots(rows, capacity)?;
-        let limits = Limits { rows, background_rows: options.background_rows, prefill: options.prefill, turn: options.turn };
+        let limits =
+            Limits { rows, background_rows: options.background_rows, prefill: options.prefill, turn: options.turn };
         let queues = [Queue::new(options.queue), Queue::new(options.queue)];
         // The tickets bound what is in the channel, so it never fills; one place more is for waking the thread.
         let (commands, receiver) = sync_channel(2 * options.queue.max(1) + 1);
         let shared = Arc::new(Shared::default());
         let runner = Runner::new(Arc::clone(&model), slots, limits, receiver, Arc::clone(&shared));
-        let thread = Builder::new().name("engine".to_owned()).spawn(move || runner.run()).map_err(|e| EngineError::Start(e.to_string()))?;
+        let thread = Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || runner.run())
+            .map_err(|e| EngineError::Start(e.to_string()))?;
         let room = Room { capacity, image_tokens: model.config().image_tokens() };
         Ok(EngineHandle { model, room, queues, commands, shared, thread: Arc::new(Mutex::new(Some(thread))) })
     }
@@ -173,7 +177,10 @@ impl EngineHandle {
 
     #[must_use]
     pub fn load(&self) -> Load {
-        Load { running: self.shared.running.load(Ordering::Relaxed), queued: self.queues.iter().map(|queue| queue.waiting()).sum() }
+        Load {
+            running: self.shared.running.load(Ordering::Relaxed),
+            queued: self.queues.iter().map(|queue| queue.waiting()).sum(),
+        }
     }
 
     /// Takes no more submissions and ends the thread, now or when all work is done. `Now` overrides an earlier `Drain`.

@@ -48,7 +48,13 @@ struct Unpainted {
 }
 
 impl Runner {
-    pub fn new(model: Arc<Model>, slots: Slots, limits: Limits, commands: Receiver<Command>, shared: Arc<Shared>) -> Self {
+    pub fn new(
+        model: Arc<Model>,
+        slots: Slots,
+        limits: Limits,
+        commands: Receiver<Command>,
+        shared: Arc<Shared>,
+    ) -> Self {
         let prompter = model.prompter();
         let end = prompter.end_of_text();
         let words = Allowed::new(prompter.text_tokens(), prompter.reserved().filter(|&id| id != end).collect());
@@ -104,7 +110,8 @@ impl Runner {
 
     /// Cancels what nobody waits for any more.
     fn forget_abandoned(&mut self) {
-        let abandoned: Vec<SubmissionId> = self.jobs.iter().filter(|(_, job)| job.outbox.is_abandoned()).map(|(&id, _)| id).collect();
+        let abandoned: Vec<SubmissionId> =
+            self.jobs.iter().filter(|(_, job)| job.outbox.is_abandoned()).map(|(&id, _)| id).collect();
         for id in abandoned {
             tracing::debug!(submission = id.0, "cancelled: its reader left");
             self.forget(id);
@@ -117,7 +124,11 @@ impl Runner {
         if step.spans.is_empty() {
             return;
         }
-        let span = tracing::trace_span!("step", spans = step.spans.len(), positions = step.spans.iter().map(|span| span.len).sum::<usize>());
+        let span = tracing::trace_span!(
+            "step",
+            spans = step.spans.len(),
+            positions = step.spans.iter().map(|span| span.len).sum::<usize>()
+        );
         let _entered = span.enter();
         self.admit(&step);
         self.shared.set_running(self.scheduler.running());
@@ -125,7 +136,8 @@ impl Runner {
             Ok(unpainted) => self.paint(unpainted),
             Err(error) => {
                 let copied = step.copies.iter().map(|copy| copy.sequence);
-                let failed: BTreeSet<_> = step.spans.iter().map(|span| span.sequence).chain(copied).map(|id| id.submission).collect();
+                let failed: BTreeSet<_> =
+                    step.spans.iter().map(|span| span.sequence).chain(copied).map(|id| id.submission).collect();
                 failed.into_iter().for_each(|id| self.fail(id, error.clone()));
             }
         }
@@ -185,7 +197,16 @@ impl Runner {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         match sequence.draw_word(row, &self.words) {
             Ok(word) => {
-                self.send(id, Event::Token { index: id.index, token: word.token, text: word.text, log_prob: word.log_prob, top: word.top });
+                self.send(
+                    id,
+                    Event::Token {
+                        index: id.index,
+                        token: word.token,
+                        text: word.text,
+                        log_prob: word.log_prob,
+                        top: word.top,
+                    },
+                );
                 if word.last
                     && let Some(sequence) = self.sequences.remove(&id)
                 {

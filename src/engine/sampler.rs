@@ -153,7 +153,9 @@ mod tests {
         let allowed = Allowed::new(4, vec![2, 0]);
         assert_eq!(draw(&row, &allowed, GREEDY, &mut rng(0)), Ok(1));
         let drawn: Vec<u32> = (0..64).filter_map(|seed| draw(&row, &allowed, PLAIN, &mut rng(seed)).ok()).collect();
-        assert!(drawn.len() == 64 && drawn.iter().all(|id| [1, 3].contains(id)) && drawn.contains(&1) && drawn.contains(&3));
+        assert!(
+            drawn.len() == 64 && drawn.iter().all(|id| [1, 3].contains(id)) && drawn.contains(&1) && drawn.contains(&3)
+        );
         assert_eq!(draw(&row, &Allowed::new(1, vec![0]), PLAIN, &mut rng(0)), Err(SamplerError::Nothing));
         assert_eq!(draw(&row, &Allowed::new(1, vec![0]), GREEDY, &mut rng(0)), Err(SamplerError::Nothing));
     }

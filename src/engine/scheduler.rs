@@ -125,9 +125,19 @@ impl Scheduler {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         let rows = limits.rows.max(2);
-        let limits =
-            Limits { rows, background_rows: limits.background_rows.clamp(2, rows), prefill: limits.prefill.max(1), turn: limits.turn.max(1) };
-        Self { limits, free: (0..rows).collect(), interactive: VecDeque::new(), background: VecDeque::new(), running: Vec::new() }
+        let limits = Limits {
+            rows,
+            background_rows: limits.background_rows.clamp(2, rows),
+            prefill: limits.prefill.max(1),
+            turn: limits.turn.max(1),
+        };
+        Self {
+            limits,
+            free: (0..rows).collect(),
+            interactive: VecDeque::new(),
+            background: VecDeque::new(),
+            running: Vec::new(),
+        }
     }
 
     /// Puts a submission at the end of its lane. One without samples is forgotten at once.
@@ -212,7 +222,8 @@ impl Scheduler {
     /// First come, first served by sample, with one exception: a submission of more than `turn` samples goes to the back of its lane after
     /// each `turn` of them, so that it cannot keep small ones waiting for ever. The head is never overtaken for lack of rows.
     fn admit(&mut self, lane: Lane, step: &mut Step) {
-        let mut held: usize = self.running.iter().filter(|running| running.lane == lane).map(|running| running.rows.len()).sum();
+        let mut held: usize =
+            self.running.iter().filter(|running| running.lane == lane).map(|running| running.rows.len()).sum();
         let (queue, most) = match lane {
             Lane::Interactive => (&mut self.interactive, self.limits.rows),
             Lane::Background => (&mut self.background, self.limits.background_rows),
@@ -235,7 +246,13 @@ impl Scheduler {
                 };
                 self.free.pop_first().map(|slot| Row { side, slot, prefix, ready: 0 })
             });
-            self.running.push(Running { id, lane, prompt: request.prompt, known: request.prompt, rows: rows.collect() });
+            self.running.push(Running {
+                id,
+                lane,
+                prompt: request.prompt,
+                known: request.prompt,
+                rows: rows.collect(),
+            });
             step.admitted.push(id);
             head.admitted += 1;
             head.in_turn += 1;
@@ -297,7 +314,14 @@ impl Running {
                 0
             };
             if len > 0 {
-                step.spans.push(RowSpan { sequence: self.id, side: row.side, slot: row.slot, start: row.ready, len, draws });
+                step.spans.push(RowSpan {
+                    sequence: self.id,
+                    side: row.side,
+                    slot: row.slot,
+                    start: row.ready,
+                    len,
+                    draws,
+                });
                 row.ready += len;
             }
         }

@@ -20,7 +20,10 @@ fn line(step: &Step) -> String {
     let spans = step.spans.iter().map(|span| {
         let side = if span.side == Side::Conditional { 'c' } else { 'u' };
         let draws = if span.draws { "!" } else { "" };
-        format!("{}.{}{side}{}@{}+{}{draws}", span.sequence.submission.0, span.sequence.index, span.slot, span.start, span.len)
+        format!(
+            "{}.{}{side}{}@{}+{}{draws}",
+            span.sequence.submission.0, span.sequence.index, span.slot, span.start, span.len
+        )
     });
     admitted.chain(copies).chain(spans).collect::<Vec<_>>().join(" ")
 }
@@ -187,7 +190,14 @@ struct Player {
 impl Player {
     fn new(limits: Limits) -> Self {
         let scheduler = Scheduler::new(limits);
-        Self { scheduler, limits, submissions: vec![], held: BTreeMap::new(), cache: BTreeMap::new(), drawn: BTreeMap::new() }
+        Self {
+            scheduler,
+            limits,
+            submissions: vec![],
+            held: BTreeMap::new(),
+            cache: BTreeMap::new(),
+            drawn: BTreeMap::new(),
+        }
     }
 
     fn forget(&mut self, ends: impl Fn(SequenceId) -> bool) {
@@ -233,7 +243,8 @@ impl Player {
         let distinct: BTreeSet<usize> = slots.iter().copied().collect();
         prop_assert_eq!(slots.len(), distinct.len(), "two sequences share a slot");
         prop_assert!(self.scheduler.is_idle() || !step.spans.is_empty(), "work stands still");
-        let draws: BTreeSet<SequenceId> = step.spans.iter().filter(|span| span.draws).map(|span| span.sequence).collect();
+        let draws: BTreeSet<SequenceId> =
+            step.spans.iter().filter(|span| span.draws).map(|span| span.sequence).collect();
         for id in draws {
             let count = self.drawn.entry(id).or_default();
             *count += 1;

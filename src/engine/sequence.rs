@@ -90,7 +90,11 @@ impl Sequence {
         let manner = Manner { greedy: self.sampling.temperature == 0.0, top_p: 1.0 };
         let code = sampler::draw(guided, allowed, manner, &mut self.rng)?;
         let at = code as usize;
-        let given = conditional.get(at).copied().filter(|log_prob| log_prob.is_finite()).ok_or(SamplerError::NotFinite { id: at })?;
+        let given = conditional
+            .get(at)
+            .copied()
+            .filter(|log_prob| log_prob.is_finite())
+            .ok_or(SamplerError::NotFinite { id: at })?;
         self.tokens.push(code);
         self.log_probs.push(guided[at]);
         self.conditional_log_probs.push(given);

@@ -86,7 +86,9 @@ impl TextStream {
 
 /// `text` less the replacement characters at its end that may stand for an unfinished character.
 fn without_replacements(text: &str) -> &str {
-    (0..LACKING).try_fold(text, |rest, _| rest.strip_suffix(char::REPLACEMENT_CHARACTER).ok_or(rest)).unwrap_or_else(|rest| rest)
+    (0..LACKING)
+        .try_fold(text, |rest, _| rest.strip_suffix(char::REPLACEMENT_CHARACTER).ok_or(rest))
+        .unwrap_or_else(|rest| rest)
 }
 
 /// Bytes at the end of `text` that are a proper beginning of `stop`.

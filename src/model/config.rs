@@ -99,11 +99,17 @@ impl ModelConfig {
     /// (absent, transformers would assume one and drop the head).
     #[must_use]
     pub fn to_json(&self) -> String {
+        format!("{:#}\n", self.to_value("float32"))
+    }
+
+    /// [`ModelConfig::to_json`] for weights stored as `dtype`, a name of PyTorch's.
+    #[must_use]
+    pub fn to_value(&self, dtype: &str) -> Value {
         let Self { text, vision, vq, .. } = self;
-        let whole = json!({
+        json!({
             "architectures": ["JanusForConditionalGeneration"],
             "model_type": "janus",
-            "dtype": "float32",
+            "dtype": dtype,
             "image_token_id": self.image_token_id,
             "tie_word_embeddings": false,
             "text_config": {
@@ -158,8 +164,7 @@ impl ModelConfig {
                 "projection_dim": text.hidden_size,
                 "image_token_embed_dim": text.hidden_size,
             },
-        });
-        format!("{whole:#}\n")
+        })
     }
 
     /// Side in pixels of the pictures seen and drawn.
@@ -182,6 +187,12 @@ impl ModelConfig {
 }
 
 impl TextConfig {
+    /// Rows of a query projection.
+    #[must_use]
+    pub fn query_rows(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
     fn read(block: &Block<'_>) -> Result<Self, ConfigError> {
         block.only("model_type", &json!("llama"), &json!("llama"))?;
         block.only("hidden_act", &json!("silu"), &json!("silu"))?;
@@ -260,7 +271,11 @@ impl VqConfig {
         // A token stands for the same square of pixels when drawn and when seen.
         if channel_multiplier.len() > 12 || 1 << (channel_multiplier.len() - 1) != patch_size {
             let found = format!("{channel_multiplier:?}, a reduction of 2^{}", channel_multiplier.len() - 1);
-            return Err(block.wrong("channel_multiplier", found, format!("as many levels as reduce by `vision_config.patch_size` = {patch_size}")));
+            return Err(block.wrong(
+                "channel_multiplier",
+                found,
+                format!("as many levels as reduce by `vision_config.patch_size` = {patch_size}"),
+            ));
         }
         Ok(Self {
             codebook_size: block.size("num_embeddings", 16_384, 2..=1 << 20)?,
@@ -399,7 +414,9 @@ mod tests {
 
     #[test]
     fn both_spellings_of_the_rotary_base_are_read() {
-        let nested = read(|v| v["text_config"]["rope_parameters"] = json!({ "rope_theta": 500.0, "rope_type": "default" })).unwrap();
+        let nested =
+            read(|v| v["text_config"]["rope_parameters"] = json!({ "rope_theta": 500.0, "rope_type": "default" }))
+                .unwrap();
         let flat = read(|v| v["text_config"]["rope_theta"] = json!(500)).unwrap();
         assert_eq!((nested.text.rope_theta, flat.text.rope_theta), (500.0, 500.0));
     }
@@ -411,13 +428,29 @@ mod tests {
             ("/text_config", json!(3), "`text_config` is 3; supported: an object"),
             ("/text_config/hidden_size", json!(0), "`text_config.hidden_size` is 0; supported: a whole number from 1"),
             ("/text_config/vocab_size", json!(-1), "`text_config.vocab_size` is -1"),
-            ("/text_config/num_attention_heads", json!(3), "`text_config.hidden_size` is 8; supported: a multiple of num_attention_heads (3)"),
+            (
+                "/text_config/num_attention_heads",
+                json!(3),
+                "`text_config.hidden_size` is 8; supported: a multiple of num_attention_heads (3)",
+            ),
             ("/text_config/rope_scaling", json!({ "type": "linear" }), "`text_config.rope_scaling`"),
             ("/text_config/rms_norm_eps", json!("tiny"), "`text_config.rms_norm_eps` is \"tiny\""),
-            ("/vision_config/patch_size", json!(3), "`vision_config.image_size` is 8; supported: a multiple of patch_size (3)"),
+            (
+                "/vision_config/patch_size",
+                json!(3),
+                "`vision_config.image_size` is 8; supported: a multiple of patch_size (3)",
+            ),
             ("/vision_config/projection_dim", json!(9), "`vision_config.projection_dim` is 9; supported: 8"),
-            ("/vq_config/base_channels", json!(16), "`vq_config.base_channels` is 16; supported: a multiple of the group norm's groups (32)"),
-            ("/vq_config/channel_multiplier", json!([1, 1]), "supported: as many levels as reduce by `vision_config.patch_size` = 4"),
+            (
+                "/vq_config/base_channels",
+                json!(16),
+                "`vq_config.base_channels` is 16; supported: a multiple of the group norm's groups (32)",
+            ),
+            (
+                "/vq_config/channel_multiplier",
+                json!([1, 1]),
+                "supported: as many levels as reduce by `vision_config.patch_size` = 4",
+            ),
             ("/image_token_id", json!(10), "`image_token_id` is 10; supported: a whole number from 0 to 9"),
         ];
         for (at, value, message) in cases {

@@ -11,6 +11,7 @@ pub mod params;
 pub mod policy;
 pub mod preprocess;
 pub mod prompt;
+pub mod save;
 pub mod vision;
 pub mod vq;
 pub mod weights;
@@ -25,13 +26,16 @@ use crate::domain::sample::Version;
 use cache::Slots;
 use config::{ConfigError, ModelConfig};
 use network::{Network, Span};
-use params::{ParamError, Params};
+use params::{ParamError, Params, Tensors};
 use preprocess::Pixels;
 use prompt::{Prompter, PrompterError, PrompterFiles};
 use weights::WeightsError;
 
 /// What a tied head shares, in the disk layout.
 const EMBEDDINGS: &str = "model.language_model.embed_tokens.weight";
+
+/// The weights of a checkpoint.
+const WEIGHTS: &str = "model.safetensors";
 
 /// A model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,8 @@ pub enum ModelError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("`{}`: {source}", path.display())]
     In { path: PathBuf, source: Box<ModelError> },
+    #[error("{0}; download the checkpoint again, or make one with `ulm pretrain`")]
+    Unusable(Box<ModelError>),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -82,7 +88,7 @@ impl ModelFiles {
         };
         Ok(Self {
             config: need("config.json")?,
-            weights: need("model.safetensors")?,
+            weights: need(WEIGHTS)?,
             tokenizer: need("tokenizer.json")?,
             tokenizer_config: may("tokenizer_config.json")?,
             processor_config: may("processor_config.json")?,
@@ -129,7 +135,9 @@ impl Defaults {
         };
         let (guidance, temperature) = (file.guidance_scale.unwrap_or(5.0), file.temperature.unwrap_or(1.0));
         if !(0.0..=100.0).contains(&guidance) || !(0.0..=2.0).contains(&temperature) {
-            return Err(ModelError::Generation(format!("guidance_scale {guidance}, temperature {temperature}: out of range")));
+            return Err(ModelError::Generation(format!(
+                "guidance_scale {guidance}, temperature {temperature}: out of range"
+            )));
         }
         Ok(Self { guidance, temperature })
     }
@@ -142,6 +150,7 @@ pub struct Model {
     prompter: Prompter,
     defaults: Defaults,
     version: Version,
+    tensors: Tensors,
 }
 
 impl Model {
@@ -150,11 +159,13 @@ impl Model {
     /// # Errors
     /// Names the file, and the tensor or field in it, that is missing or wrong.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, ModelError> {
-        let located = |source| match source {
+        let located = |error| match error {
             read @ ModelError::Read { .. } => read,
-            source => ModelError::In { path: dir.to_owned(), source: Box::new(source) },
+            ModelError::In { path, source } => ModelError::In { path: dir.join(path), source },
+            error => ModelError::In { path: dir.to_owned(), source: Box::new(error) },
         };
-        ModelFiles::read(dir).and_then(|files| Self::from_files(&files, device)).map_err(located)
+        let loaded = ModelFiles::read(dir).and_then(|files| Self::from_files(&files, device));
+        loaded.map_err(|error| ModelError::Unusable(Box::new(located(error))))
     }
 
     /// As [`Model::load`], from files already in memory.
@@ -165,17 +176,41 @@ impl Model {
         let config = ModelConfig::from_json(&files.config)?;
         let prompter = files.prompter(&config)?;
         let defaults = Defaults::parse(files.generation_config.as_deref())?;
-        let mut tensors = weights::parse(&files.weights, "model.safetensors", DType::F32, device)?;
+        let (network, version, tensors) = Self::weigh(&files.weights, &config, device)
+            .map_err(|error| ModelError::In { path: WEIGHTS.into(), source: Box::new(error) })?;
+        Ok(Self { network, config, prompter, defaults, version, tensors })
+    }
+
+    fn weigh(bytes: &[u8], config: &ModelConfig, device: &Device) -> Result<(Network, Version, Tensors), ModelError> {
+        let mut tensors = weights::parse(bytes, DType::F32, device)?;
         if config.tied_head
             && let (None, Some(embeddings)) = (tensors.get("lm_head.weight"), tensors.get(EMBEDDINGS).cloned())
         {
             tensors.insert("lm_head.weight".into(), embeddings);
         }
         let version = weights::hash(&tensors)?;
-        let params = Params::given(weights::fuse(tensors)?, device);
+        let query_rows = config.text.query_rows();
+        let params = Params::given(weights::fuse(tensors, query_rows)?, device);
+        let network = Network::new(&params.root(), config).map_err(|error| weights::on_disk(error, query_rows))?;
+        Ok((network, version, params.finish()?))
+    }
+
+    /// A model of tensors in memory (memory layout), to look at one in training.
+    ///
+    /// # Errors
+    /// When the tensors do not fit the config.
+    pub fn from_tensors(
+        config: ModelConfig,
+        prompter: Prompter,
+        defaults: Defaults,
+        tensors: Tensors,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let version = weights::hash(&weights::split(&tensors, config.text.query_rows())?)?;
+        let params = Params::given(tensors, device);
         let network = Network::new(&params.root(), &config)?;
-        params.finish()?;
-        Ok(Self { network, config, prompter, defaults, version })
+        let tensors = params.finish()?;
+        Ok(Self { network, config, prompter, defaults, version, tensors })
     }
 
     #[must_use]
@@ -257,6 +292,12 @@ impl Model {
         let picture = |rgb: &[u8]| Picture::new(side, side, rgb.to_vec());
         let pictures: Result<_, _> = bytes.chunks_exact(3 * side * side).map(picture).collect();
         pictures.map_err(|e| candle_core::Error::Msg(e.to_string()).into())
+    }
+
+    /// The weights by internal name, as training and [`save::save`] take them.
+    #[must_use]
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
     }
 
     /// The network itself, for training and parity.

@@ -134,7 +134,8 @@ impl Network {
             }
         }
         // Each kind is embedded at once; `order` then puts the rows where they belong.
-        let (mut next_text, mut next_code, mut next_feature) = (0u32, text.len() as u32, (text.len() + codes.len()) as u32);
+        let (mut next_text, mut next_code, mut next_feature) =
+            (0u32, text.len() as u32, (text.len() + codes.len()) as u32);
         let mut order = Vec::new();
         for chunk in spans.iter().flat_map(|span| &span.chunks) {
             let next = match chunk {

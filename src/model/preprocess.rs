@@ -83,23 +83,34 @@ impl Preprocess {
             Some(filter) if filter.as_u64() == Some(3) => {}
             Some(other) => return Err(wrong("resample", other, "3 (bicubic)")),
         }
-        let sizes = [("size", settings.pointer("/size/height")), ("size", settings.pointer("/size/width")), ("image_size", settings.get("image_size"))];
+        let sizes = [
+            ("size", settings.pointer("/size/height")),
+            ("size", settings.pointer("/size/width")),
+            ("image_size", settings.get("image_size")),
+        ];
         for (field, size) in sizes {
             match size {
-                Some(size) if size.as_u64() != Some(side as u64) => return Err(wrong(field, size, "the `image_size` of config.json")),
+                Some(size) if size.as_u64() != Some(side as u64) => {
+                    return Err(wrong(field, size, "the `image_size` of config.json"));
+                }
                 _ => {}
             }
         }
         let defaults = Self::new(side);
         let number = |field, default| match settings.get(field) {
             None | Some(Value::Null) => Ok(default),
-            Some(value) => value.as_f64().filter(|n| n.is_finite() && *n > 0.0).ok_or_else(|| wrong(field, value, "a positive number")),
+            Some(value) => value
+                .as_f64()
+                .filter(|n| n.is_finite() && *n > 0.0)
+                .ok_or_else(|| wrong(field, value, "a positive number")),
         };
         let triple = |field, default: [f64; 3], least: f64| {
             let Some(value) = settings.get(field).filter(|v| !v.is_null()) else { return Ok(default) };
             let numbers: Option<Vec<f64>> = value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
             let numbers = numbers.and_then(|list| <[f64; 3]>::try_from(list).ok());
-            numbers.filter(|list| list.iter().all(|n| (least..=1.0).contains(n))).ok_or_else(|| wrong(field, value, "three numbers in 0 to 1"))
+            numbers
+                .filter(|list| list.iter().all(|n| (least..=1.0).contains(n)))
+                .ok_or_else(|| wrong(field, value, "three numbers in 0 to 1"))
         };
         let min_size = number("min_size", defaults.min_size as f64)?;
         Ok(Self {
@@ -146,7 +157,8 @@ impl Preprocess {
         for (channel, plane) in chw.chunks_exact_mut(area).enumerate() {
             let (mean, std) = (self.mean[channel] as f32, self.std[channel] as f32);
             // Rescaled in double precision, then normalised in single, as the published code does.
-            let levels: Vec<f32> = (0..=255u8).map(|level| ((f64::from(level) * self.rescale) as f32 - mean) / std).collect();
+            let levels: Vec<f32> =
+                (0..=255u8).map(|level| ((f64::from(level) * self.rescale) as f32 - mean) / std).collect();
             plane.fill(levels[(self.mean[channel] * 255.0) as usize]);
             for (y, row) in small.rgb().chunks_exact(3 * new_width).enumerate() {
                 let to = &mut plane[(top + y) * self.side + left..][..new_width];
@@ -213,7 +225,8 @@ impl Taps {
             let centre = (position as f64 + 0.5) * scale;
             let start = (centre - support + 0.5).max(0.0) as usize;
             let end = ((centre + support + 0.5) as usize).min(from);
-            let kernel: Vec<f64> = (0..end - start).map(|i| keys(((i + start) as f64 - centre + 0.5) * inverse)).collect();
+            let kernel: Vec<f64> =
+                (0..end - start).map(|i| keys(((i + start) as f64 - centre + 0.5) * inverse)).collect();
             let total: f64 = kernel.iter().sum();
             let total = if total == 0.0 { 1.0 } else { total };
             let fixed = |weight: &f64| {
@@ -288,7 +301,9 @@ mod tests {
     fn shapes_are_scaled_padded_and_bounded_below() {
         let rules = Preprocess::new(64);
         let grey = (127.0f32 / 255.0 - 0.5) / 0.5;
-        for (width, height, inside) in [(64, 64, 64 * 64), (640, 320, 64 * 32), (10, 300, 14 * 64), (30_000, 1, 64 * 14), (1, 1, 64 * 64)] {
+        for (width, height, inside) in
+            [(64, 64, 64 * 64), (640, 320, 64 * 32), (10, 300, 14 * 64), (30_000, 1, 64 * 14), (1, 1, 64 * 64)]
+        {
             let pixels = rules.apply(&Picture::filled(width, height, [255; 3]));
             assert_eq!((pixels.side(), pixels.chw().len()), (64, 3 * 64 * 64));
             assert_eq!(pixels.chw().iter().filter(|p| **p == 1.0).count(), 3 * inside, "{width}x{height}");

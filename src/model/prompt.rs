@@ -35,7 +35,9 @@ pub enum PrompterError {
     File { file: &'static str, reason: String },
     #[error("tokenizer.json has no token `{name}`, which is the {role}")]
     MissingToken { role: &'static str, name: String },
-    #[error("token `{name}` of tokenizer.json strips the spaces beside it (`lstrip`, `rstrip`), which the templates do not allow")]
+    #[error(
+        "token `{name}` of tokenizer.json strips the spaces beside it (`lstrip`, `rstrip`), which the templates do not allow"
+    )]
     Strips { name: String },
     #[error("config.json: `{field}` is {found}, but tokenizer.json needs {wanted}")]
     Disagrees { field: &'static str, found: usize, wanted: String },
@@ -160,7 +162,8 @@ impl Prompter {
         let processor = object("processor_config.json", files.processor_config)?;
         let pictures = object("preprocessor_config.json", files.preprocessor_config)?;
 
-        let mut tokenizer = Tokenizer::from_bytes(files.tokenizer).map_err(|e| broken("tokenizer.json", e.to_string()))?;
+        let mut tokenizer =
+            Tokenizer::from_bytes(files.tokenizer).map_err(|e| broken("tokenizer.json", e.to_string()))?;
         tokenizer.with_truncation(None).map_err(|e| broken("tokenizer.json", e.to_string()))?;
         tokenizer.with_padding(None);
         tokenizer.set_encode_special_tokens(true);
@@ -195,17 +198,26 @@ impl Prompter {
         let text_tokens = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
         let longest = vocabulary.keys().map(String::len).max().unwrap_or(1);
         if text_tokens > config.text.vocab_size {
-            return Err(PrompterError::Disagrees { field: "text_config.vocab_size", found: config.text.vocab_size, wanted: text_tokens.to_string() });
+            return Err(PrompterError::Disagrees {
+                field: "text_config.vocab_size",
+                found: config.text.vocab_size,
+                wanted: text_tokens.to_string(),
+            });
         }
         if names.image != config.image_token_id {
-            return Err(PrompterError::Disagrees { field: "image_token_id", found: config.image_token_id as usize, wanted: names.image.to_string() });
+            return Err(PrompterError::Disagrees {
+                field: "image_token_id",
+                found: config.image_token_id as usize,
+                wanted: names.image.to_string(),
+            });
         }
         let rules = if pictures.is_object() { Some(&pictures) } else { processor.get("image_processor") };
         let preprocess = match rules {
             Some(rules) => Preprocess::from_json(rules, config.image_size())?,
             None => Preprocess::new(config.image_size()),
         };
-        let default_system = if processor.get("use_default_system_prompt") == Some(&json!(true)) { DEFAULT_SYSTEM } else { "" };
+        let default_system =
+            if processor.get("use_default_system_prompt") == Some(&json!(true)) { DEFAULT_SYSTEM } else { "" };
         let (image_tokens, limit) = (config.image_tokens(), config.text.max_positions);
         Ok(Self { tokenizer, names, reserved, text_tokens, longest, default_system, preprocess, image_tokens, limit })
     }
@@ -288,6 +300,17 @@ impl Prompter {
         self.tokenizer.decode(&shown, true).unwrap_or_default()
     }
 
+    /// The bytes that one token adds to a text, perhaps a part of a character; none for special and unknown ids.
+    #[must_use]
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let text = self.decode(&[id]);
+        match self.tokenizer.id_to_token(id) {
+            // No whole character: the vocabulary spells each byte as a character of its own.
+            Some(token) if text.contains('\u{FFFD}') => token.chars().filter_map(byte_of).collect(),
+            _ => text.into_bytes(),
+        }
+    }
+
     /// The id that ends an answer.
     #[must_use]
     pub fn end_of_text(&self) -> u32 {
@@ -313,13 +336,12 @@ impl Prompter {
 
     /// The `generation_config.json` that transformers needs to draw with this checkpoint.
     #[must_use]
-    pub fn generation_config(&self) -> String {
+    pub fn generation_config(&self) -> Value {
         let Ids { bos, eos, pad, begin_of_image, .. } = self.names;
-        let whole = json!({
+        json!({
             "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad,
             "generation_kwargs": { "boi_token_id": begin_of_image },
-        });
-        format!("{whole:#}\n")
+        })
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, PromptError> {
@@ -335,6 +357,15 @@ impl Ids {
     fn all(self) -> [u32; 8] {
         let Self { bos, eos, pad, begin_of_image, end_of_image, image, user, assistant } = self;
         [bos, eos, pad, begin_of_image, end_of_image, image, user, assistant]
+    }
+}
+
+/// The byte that byte-level vocabularies spell as `character`: printable Latin-1 as itself, the others from U+0100 on in order.
+fn byte_of(character: char) -> Option<u8> {
+    let plain = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    match u32::from(character) {
+        code @ 0..256 => u8::try_from(code).ok().filter(plain),
+        code => (0..=u8::MAX).filter(|byte| !plain(byte)).nth(code as usize - 256),
     }
 }
 
@@ -375,10 +406,15 @@ enum Said<'a> {
 /// The parts of a turn without blank ones, stripped at its two ends.
 fn said(turn: &Turn) -> Result<Vec<Said<'_>>, PromptError> {
     let spoken = |part: &'_ &Part| !matches!(part, Part::Text(text) if text.trim().is_empty());
-    let mut parts: Vec<Said<'_>> = turn.parts.iter().filter(spoken).map(|part| match part {
-        Part::Text(text) => Said::Text(text),
-        Part::Picture(picture) => Said::Picture(picture),
-    }).collect();
+    let mut parts: Vec<Said<'_>> = turn
+        .parts
+        .iter()
+        .filter(spoken)
+        .map(|part| match part {
+            Part::Text(text) => Said::Text(text),
+            Part::Picture(picture) => Said::Picture(picture),
+        })
+        .collect();
     if let Some(Said::Text(text)) = parts.first_mut() {
         *text = text.trim_start();
     }

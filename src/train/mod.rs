@@ -1,6 +1,7 @@
 //! Floor 3: learning. Meets the rest of the server only in weights on disk.
 
 pub mod draw;
+pub mod eval;
 pub mod optim;
 pub mod pretrain;
 pub mod run;

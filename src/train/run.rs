@@ -73,7 +73,9 @@ pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<(), TrainError
         let mut metrics = stage.step(step)?;
         metrics.push(("seconds", begun.elapsed().as_secs_f64()));
         log.add(step, &metrics)?;
-        bar.set_message(metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  "));
+        bar.set_message(
+            metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  "),
+        );
         bar.inc(1);
         step += 1;
         if saved.elapsed() >= options.every || step == stage.steps() {
@@ -108,7 +110,8 @@ impl Log {
             Some((at, metrics.filter_map(|(name, v)| Some((name.clone(), v.as_f64()?))).collect()))
         };
         let rows: Vec<(u64, Vec<(String, f64)>)> = text.lines().filter_map(row).collect();
-        let mut log = Self { file: fs::File::create(path).map_err(write_error(path))?, path: path.to_owned(), rows: vec![] };
+        let mut log =
+            Self { file: fs::File::create(path).map_err(write_error(path))?, path: path.to_owned(), rows: vec![] };
         for (at, metrics) in rows {
             log.write(at, metrics)?;
         }

@@ -26,7 +26,9 @@ fn draw(model: &Model, prompt: &str) -> Work {
 fn ask(model: &Model, question: &str, pictures: &[Picture]) -> Work {
     let mut parts: Vec<Part> = pictures.iter().map(|picture| Part::Picture(Arc::new(picture.clone()))).collect();
     parts.push(Part::Text(question.to_owned()));
-    Work::Answer(model.prompter().answer(&Answer { system: None, turns: vec![Turn { role: Role::User, parts }] }).unwrap())
+    Work::Answer(
+        model.prompter().answer(&Answer { system: None, turns: vec![Turn { role: Role::User, parts }] }).unwrap(),
+    )
 }
 
 fn seeded(seed: u64) -> Sampling {
@@ -103,8 +105,10 @@ fn a_seed_gives_the_same_sample_alone_and_in_a_crowd() {
             (ask(&model, "count", &[]), Sampling { temperature: 0.3, ..seeded(8) }),
         ]
     };
-    let alone: Vec<Sample> = works().into_iter().map(|(work, sampling)| one(submit(&engine, work, vec![sampling]))).collect();
-    let crowd: Vec<Events> = works().into_iter().map(|(work, sampling)| submit(&engine, work, vec![sampling])).collect();
+    let alone: Vec<Sample> =
+        works().into_iter().map(|(work, sampling)| one(submit(&engine, work, vec![sampling]))).collect();
+    let crowd: Vec<Events> =
+        works().into_iter().map(|(work, sampling)| submit(&engine, work, vec![sampling])).collect();
     for (alone, crowd) in alone.into_iter().zip(crowd) {
         let crowd = one(crowd);
         assert_eq!(alone.tokens, crowd.tokens);
@@ -119,7 +123,9 @@ fn a_seed_gives_the_same_sample_alone_and_in_a_crowd() {
 fn pictures_of_one_prompt_are_those_of_their_seeds_though_rows_are_few() {
     let engine = engine(EngineOptions { rows: 5, ..EngineOptions::default() });
     let model = engine.model();
-    let samplings: Vec<Sampling> = [(0, 3.0), (1, 3.0), (2, 1.0), (3, 3.0), (4, 0.0), (0, 3.0), (6, 1.0)].map(|(seed, w)| guided(seed, w)).to_vec();
+    let samplings: Vec<Sampling> = [(0, 3.0), (1, 3.0), (2, 1.0), (3, 3.0), (4, 0.0), (0, 3.0), (6, 1.0)]
+        .map(|(seed, w)| guided(seed, w))
+        .to_vec();
     let together = samples(submit(&engine, draw(&model, "a heart"), samplings.clone()));
     assert_eq!(together.len(), samplings.len());
     for (sample, sampling) in together.iter().zip(samplings) {
@@ -179,7 +185,8 @@ fn answer_events_tell_the_whole_answer() {
     let engine = engine(EngineOptions::default());
     let model = engine.model();
     let sampling = Sampling { max_tokens: 40, top_log_probs: 3, ..seeded(5) };
-    let events = drain(submit(&engine, ask(&model, "say", &[]), vec![sampling.clone(), Sampling { seed: 6, ..sampling }]));
+    let events =
+        drain(submit(&engine, ask(&model, "say", &[]), vec![sampling.clone(), Sampling { seed: 6, ..sampling }]));
     for wanted in 0..2 {
         let (mut text, mut tokens, mut log_probs) = (String::new(), vec![], vec![]);
         for event in &events {
@@ -210,7 +217,9 @@ fn an_answer_ends_before_its_stop_string() {
     let engine = engine(EngineOptions::default());
     let model = engine.model();
     let sampling = Sampling { max_tokens: 60, ..seeded(9) };
-    let Output::Text(whole) = one(submit(&engine, ask(&model, "go", &[]), vec![sampling.clone()])).output else { panic!("no text") };
+    let Output::Text(whole) = one(submit(&engine, ask(&model, "go", &[]), vec![sampling.clone()])).output else {
+        panic!("no text")
+    };
     let stop: String = whole.chars().skip(10).take(2).collect();
     let sample = one(submit(&engine, ask(&model, "go", &[]), vec![Sampling { stop: vec![stop.clone()], ..sampling }]));
     let before = whole.split(&stop).next().unwrap_or_default().to_owned();
@@ -275,7 +284,8 @@ fn what_cannot_fit_is_refused() {
     let engine = engine(EngineOptions { capacity: 40, ..EngineOptions::default() });
     let model = engine.model();
     let long = "x".repeat(60);
-    let refused = engine.submit(Submission { work: draw(&model, &long), samplings: vec![seeded(0)], lane: Lane::Interactive });
+    let refused =
+        engine.submit(Submission { work: draw(&model, &long), samplings: vec![seeded(0)], lane: Lane::Interactive });
     assert!(matches!(refused.err(), Some(SubmitError::TooLong { limit: 40, .. })));
     let answer = one(submit(&engine, ask(&model, "short", &[]), vec![Sampling { max_tokens: 10_000, ..seeded(3) }]));
     assert!(answer.tokens.len() < 40);
@@ -285,9 +295,11 @@ fn what_cannot_fit_is_refused() {
 fn draining_finishes_what_was_taken_and_takes_no_more() {
     let engine = engine(EngineOptions { rows: 2, ..EngineOptions::default() });
     let model = engine.model();
-    let taken: Vec<Events> = (0..4).map(|seed| submit(&engine, draw(&model, "dusk"), vec![guided(seed, 2.0)])).collect();
+    let taken: Vec<Events> =
+        (0..4).map(|seed| submit(&engine, draw(&model, "dusk"), vec![guided(seed, 2.0)])).collect();
     engine.halt(Halt::Drain);
-    let late = engine.submit(Submission { work: draw(&model, "dusk"), samplings: vec![seeded(0)], lane: Lane::Interactive });
+    let late =
+        engine.submit(Submission { work: draw(&model, "dusk"), samplings: vec![seeded(0)], lane: Lane::Interactive });
     assert_eq!(late.err(), Some(SubmitError::Stopped));
     for events in taken {
         assert_eq!(samples(events).len(), 1);
@@ -322,7 +334,14 @@ fn dropped_handles_end_the_thread_after_its_work() {
 /// Arbitrary company: submissions of all kinds, some abandoned at some point; the others end exactly once and no row is lost.
 #[test]
 fn every_submission_ends_exactly_once() {
-    let engine = engine(EngineOptions { rows: 6, queue: 1_000, background_rows: 3, prefill: 9, turn: 2, ..EngineOptions::default() });
+    let engine = engine(EngineOptions {
+        rows: 6,
+        queue: 1_000,
+        background_rows: 3,
+        prefill: 9,
+        turn: 2,
+        ..EngineOptions::default()
+    });
     let model = engine.model();
     let picture = Picture::filled(8, 8, [1, 2, 3]);
     let mut state = 7_u64;
@@ -333,11 +352,22 @@ fn every_submission_ends_exactly_once() {
     let mut kept = Vec::new();
     for round in 0..60 {
         let count = 1 + below(4) as usize;
-        let samplings = |weights: u64| (0..count as u64).map(|at| guided(at, (weights + at) as f32 % 3.0)).collect::<Vec<_>>();
+        let samplings =
+            |weights: u64| (0..count as u64).map(|at| guided(at, (weights + at) as f32 % 3.0)).collect::<Vec<_>>();
         let (work, samplings) = match below(3) {
             0 => (draw(&model, "x"), samplings(below(3))),
-            1 => (ask(&model, "y", std::slice::from_ref(&picture)), vec![Sampling { max_tokens: 1 + below(20) as usize, ..seeded(round) }; count]),
-            _ => (Work::Answer(AnswerPrompt { pieces: vec![Piece::Text(vec![2; 30])], pictures: vec![], image_tokens: 16 }), vec![seeded(round)]),
+            1 => (
+                ask(&model, "y", std::slice::from_ref(&picture)),
+                vec![Sampling { max_tokens: 1 + below(20) as usize, ..seeded(round) }; count],
+            ),
+            _ => (
+                Work::Answer(AnswerPrompt {
+                    pieces: vec![Piece::Text(vec![2; 30])],
+                    pictures: vec![],
+                    image_tokens: 16,
+                }),
+                vec![seeded(round)],
+            ),
         };
         let lane = if below(3) == 0 { Lane::Background } else { Lane::Interactive };
         let mut events = engine.submit(Submission { work, samplings, lane }).unwrap();

@@ -59,7 +59,8 @@ pub fn config(variant: &str) -> ModelConfig {
 pub fn prompter(variant: &str) -> Prompter {
     let file = |name: &str| std::fs::read(path(&format!("{variant}/{name}"))).ok();
     let tokenizer = file("tokenizer.json").unwrap();
-    let (spelled, processor, pictures) = (file("tokenizer_config.json"), file("processor_config.json"), file("preprocessor_config.json"));
+    let (spelled, processor, pictures) =
+        (file("tokenizer_config.json"), file("processor_config.json"), file("preprocessor_config.json"));
     let files = PrompterFiles {
         tokenizer: &tokenizer,
         tokenizer_config: spelled.as_deref(),
@@ -90,5 +91,7 @@ pub fn conversations(variant: &str) -> Vec<(Answer, Vec<u32>)> {
 pub fn distance(ours: &[f32], golden: &[f32]) -> f32 {
     assert_eq!(ours.len(), golden.len());
     let scale = golden.iter().fold(f32::MIN_POSITIVE, |most, x| most.max(x.abs()));
-    ours.iter().zip(golden).fold(0.0, |most, (a, b)| if (a - b).is_nan() { f32::INFINITY } else { most.max((a - b).abs() / scale) })
+    ours.iter()
+        .zip(golden)
+        .fold(0.0, |most, (a, b)| if (a - b).is_nan() { f32::INFINITY } else { most.max((a - b).abs() / scale) })
 }

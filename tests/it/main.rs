@@ -1,3 +1,29 @@
-//! One integration binary.
+//! One integration binary: the parts of the server against the published model's numbers, and a server in this process on a real
+//! port with a small random model.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on must not, and may say what it measured"
+)]
+
+mod app;
+mod bad_input;
+mod browser;
+mod chat;
+mod engine;
+mod engine_model;
+mod floors;
 mod golden;
+mod gradients;
+mod http;
+mod images;
+mod loading;
+mod openapi;
+mod page;
 mod parity;
+mod parity_network;
+mod paths;
+mod saving;
+mod sdk;

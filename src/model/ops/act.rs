@@ -131,12 +131,8 @@ impl CustomOp1 for LogProb {
             bail!("log-prob needs one id below {n} for each of {rows} rows");
         }
         let x = slice(x, lx)?;
-        let y: Vec<f32> = x
-            .par_chunks(n)
-            .zip(&self.ids)
-            .with_min_len(16)
-            .map(|(x, &id)| x[id as usize] - log_sum_exp(x))
-            .collect();
+        let y: Vec<f32> =
+            x.par_chunks(n).zip(&self.ids).with_min_len(16).map(|(x, &id)| x[id as usize] - log_sum_exp(x)).collect();
         Ok((CpuStorage::F32(y), Shape::from(rows)))
     }
 

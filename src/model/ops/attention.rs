@@ -164,7 +164,8 @@ impl CustomOp1 for SegmentAttention {
         let mut dx = vec![0.0; xs.len()];
         self.tile(&mut dx, h.fused())?.into_par_iter().try_for_each(|(dx, s)| {
             let rows = s.row..s.row + s.len;
-            let (x, g) = (&xs[rows.start * h.fused()..rows.end * h.fused()], &gs[rows.start * h.width()..rows.end * h.width()]);
+            let (x, g) =
+                (&xs[rows.start * h.fused()..rows.end * h.fused()], &gs[rows.start * h.width()..rows.end * h.width()]);
             self.backward(x, g, dx, s.position)
         })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))

@@ -187,7 +187,9 @@ impl<'a> View<'a> {
     /// When the tensor is not contiguous `f32` on the CPU.
     pub fn of(tensor: &'a Tensor) -> Result<Self> {
         let (guard, layout) = tensor.storage_and_layout();
-        let Some((start, end)) = layout.contiguous_offsets() else { bail!("a fused operation needs a contiguous tensor") };
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("a fused operation needs a contiguous tensor")
+        };
         match &*guard {
             Storage::Cpu(CpuStorage::F32(v)) if end <= v.len() => {}
             _ => bail!("a fused operation needs an f32 tensor on the CPU"),

@@ -35,14 +35,26 @@ pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -
 }
 
 /// `x [n, pixels, c]`.
-pub(super) fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64, swish: bool) -> Result<Tensor> {
+pub(super) fn group_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    groups: usize,
+    eps: f64,
+    swish: bool,
+) -> Result<Tensor> {
     let (n, pixels, c) = x.dims3()?;
     let dtype = x.dtype();
-    let grouped = wide(x)?.reshape((n, pixels, groups, c / groups))?.transpose(1, 2)?.reshape((n, groups, pixels * c / groups))?;
+    let grouped = wide(x)?.reshape((n, pixels, groups, c / groups))?.transpose(1, 2)?.reshape((
+        n,
+        groups,
+        pixels * c / groups,
+    ))?;
     let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normal = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
-    let normal = normal.reshape((n, groups, pixels, c / groups))?.transpose(1, 2)?.reshape((n, pixels, c))?.to_dtype(dtype)?;
+    let normal =
+        normal.reshape((n, groups, pixels, c / groups))?.transpose(1, 2)?.reshape((n, pixels, c))?.to_dtype(dtype)?;
     let y = normal.broadcast_mul(weight)?.broadcast_add(bias)?;
     if swish { y.silu() } else { Ok(y) }
 }
@@ -74,7 +86,8 @@ pub(super) fn upsample2x(x: &Tensor) -> Result<Tensor> {
 fn rotate(x: &Tensor, rope: &Rope, position: usize) -> Result<Tensor> {
     let (len, _, dim) = x.dims3()?;
     let range = position * rope.half..(position + len) * rope.half;
-    let table = |t: &[f32]| Tensor::new(&t[range.clone()], x.device())?.reshape((len, 1, rope.half))?.to_dtype(x.dtype());
+    let table =
+        |t: &[f32]| Tensor::new(&t[range.clone()], x.device())?.reshape((len, 1, rope.half))?.to_dtype(x.dtype());
     let (cos, sin) = (table(&rope.cos)?, table(&rope.sin)?);
     let (a, b) = (x.narrow(2, 0, dim / 2)?, x.narrow(2, dim / 2, dim / 2)?);
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
@@ -100,7 +113,8 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Tensor> {
         let x = x.transpose(0, 1)?.unsqueeze(1)?;
         x.broadcast_as((kv, count / kv, seen, dim))?.reshape((count, seen, dim))
     };
-    let scores = (q.transpose(0, 1)?.contiguous()?.matmul(&spread(k)?.transpose(1, 2)?.contiguous()?)? / (dim as f64).sqrt())?;
+    let scores =
+        (q.transpose(0, 1)?.contiguous()?.matmul(&spread(k)?.transpose(1, 2)?.contiguous()?)? / (dim as f64).sqrt())?;
     let mut scores = wide(&scores)?;
     if causal && len > 1 {
         let first = seen - len;
@@ -113,7 +127,13 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Tensor> {
     weights.matmul(&spread(v)?.contiguous()?)?.transpose(0, 1)?.reshape((len, count * dim))
 }
 
-pub(super) fn attention(qkv: &Tensor, heads: Heads, segments: &[Segment], causal: bool, rope: Option<&Rope>) -> Result<Tensor> {
+pub(super) fn attention(
+    qkv: &Tensor,
+    heads: Heads,
+    segments: &[Segment],
+    causal: bool,
+    rope: Option<&Rope>,
+) -> Result<Tensor> {
     let parts = segments.iter().map(|s| {
         let (q, k, v) = split(&qkv.narrow(0, s.row, s.len)?, heads, rope.map(|rope| (rope, s.position)))?;
         attend(&q, &k, &v, causal)

@@ -134,8 +134,22 @@ fn composed_gradients_match_finite_differences() {
     let (w, b, kernel, out) = (f64s(1, &[64]), f64s(2, &[64]), f64s(3, &[36, 2]), f64s(4, &[2]));
     let whole = Arc::new(vec![Segment { row: 0, len: 5, position: 1 }]);
     let ops: Vec<(&str, Vec<usize>, Op)> = vec![
-        ("rms", vec![2, 64], Box::new({ let w = w.clone(); move |x| rms_norm(x, &w, 1e-6) })),
-        ("layer", vec![2, 64], Box::new({ let (w, b) = (w.clone(), b.clone()); move |x| layer_norm(x, &w, &b, 1e-6) })),
+        (
+            "rms",
+            vec![2, 64],
+            Box::new({
+                let w = w.clone();
+                move |x| rms_norm(x, &w, 1e-6)
+            }),
+        ),
+        (
+            "layer",
+            vec![2, 64],
+            Box::new({
+                let (w, b) = (w.clone(), b.clone());
+                move |x| layer_norm(x, &w, &b, 1e-6)
+            }),
+        ),
         ("group", vec![1, 2, 2, 64], Box::new(move |x| group_norm(x, &w, &b, 32, 1e-6, true))),
         ("swiglu", vec![3, 8], Box::new(swiglu)),
         ("gelu", vec![3, 8], Box::new(gelu)),
@@ -158,10 +172,16 @@ fn composed_gradients_match_finite_differences() {
             let moved = |by: f64| {
                 let mut numbers = numbers.clone();
                 numbers[at] += by;
-                objective(&Tensor::from_vec(numbers, shape.as_slice(), &Device::Cpu).unwrap()).to_scalar::<f64>().unwrap()
+                objective(&Tensor::from_vec(numbers, shape.as_slice(), &Device::Cpu).unwrap())
+                    .to_scalar::<f64>()
+                    .unwrap()
             };
             let slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
-            assert!((slope - grad[at]).abs() < 1e-6 * slope.abs().max(1.0), "{name} at {at}: {slope} against {}", grad[at]);
+            assert!(
+                (slope - grad[at]).abs() < 1e-6 * slope.abs().max(1.0),
+                "{name} at {at}: {slope} against {}",
+                grad[at]
+            );
         }
     }
 }

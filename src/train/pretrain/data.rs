@@ -6,15 +6,44 @@ use super::super::TrainError;
 use crate::domain::picture::Picture;
 use crate::model::preprocess::Pixels;
 use crate::model::prompt::Prompter;
+use crate::world::scene::{BOX, SIDE};
 use crate::world::{Category, Dice, Scene, Split, render};
 
-/// Random training pictures: half of caption categories, half free mixes.
+/// Random training pictures for counting codes: half of caption categories, half free mixes.
 pub fn pictures(n: usize, dice: &mut Dice) -> Vec<Picture> {
     let scene = |i: usize| match i % 2 {
         0 => Scene::draw(Category::ALL[i / 2 % Category::ALL.len()], Split::Train, dice).0,
         _ => Scene::mixed(Split::Train, dice),
     };
     (0..n).map(scene).map(|scene| render(&scene)).collect()
+}
+
+/// Crowded pictures: three training pictures of one background laid over each other, so that a step shows many objects and
+/// little background. No single scene is as full.
+pub fn crowds(n: usize, dice: &mut Dice) -> Vec<Picture> {
+    let crowd = |_| {
+        let first = Scene::mixed(Split::Train, dice);
+        let (mut picture, ground) = (render(&first), first.background().rgb());
+        for _ in 0..2 {
+            let over = loop {
+                let scene = Scene::mixed(Split::Train, dice);
+                if scene.background() == first.background() {
+                    break scene;
+                }
+            };
+            let layer = render(&over);
+            for object in over.objects() {
+                let (left, top) = object.place.corner();
+                for y in top..top + BOX {
+                    let line = 3 * (y * SIDE + left)..3 * (y * SIDE + left + BOX);
+                    picture.rgb_mut()[line.clone()].copy_from_slice(&layer.rgb()[line]);
+                }
+            }
+        }
+        debug_assert_eq!(picture.pixel(BOX + 1, BOX + 1), Some(ground));
+        picture
+    };
+    (0..n).map(crowd).collect()
 }
 
 /// Pictures of one size → `[n, h, w, 3]` in [-1, 1].
@@ -33,7 +62,8 @@ pub fn pixels(pictures: &[Picture], device: &Device) -> Result<Tensor, TrainErro
 /// When the tensor is not `[n, h, w, 3]`.
 pub fn unpixels(x: &Tensor) -> Result<Vec<Picture>, TrainError> {
     let (n, h, w, _) = x.dims4()?;
-    let bytes: Vec<u8> = x.flatten_all()?.to_vec1::<f32>()?.iter().map(|v| ((v + 1.0) / 2.0 * 255.0).clamp(0.0, 255.0) as u8).collect();
+    let bytes: Vec<u8> =
+        x.flatten_all()?.to_vec1::<f32>()?.iter().map(|v| ((v + 1.0) / 2.0 * 255.0).clamp(0.0, 255.0) as u8).collect();
     let picture = |i: usize| Picture::new(w, h, bytes[i * h * w * 3..(i + 1) * h * w * 3].to_vec());
     (0..n).map(|i| picture(i).map_err(|e| TrainError::State(e.to_string()))).collect()
 }

@@ -1,19 +1,22 @@
 //! Stage 4: drawing and answering together: image tokens after captions, solutions after pictures and questions, and a few
 //! look-ups so that they are not forgotten. Captions are dropped exactly as serving builds the unconditional row.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng};
 
-use super::super::TrainError;
+use super::super::eval::{Count, EvalOptions, OVERALL, SHOWN, evaluate, pictures};
 use super::super::optim::{AdamW, AdamWOptions, cosine};
 use super::super::run::{Metrics, Stage};
+use super::super::{TrainError, draw};
 use super::data;
 use super::learner::{Learner, rows};
 use super::words::{hits, lessons};
 use crate::domain::picture::Picture;
 use crate::domain::task::{Answer, Draw, Part, Role, Turn};
+use crate::engine::{Engine, EngineOptions, Halt};
 use crate::model::network::{Chunk, Span};
 use crate::model::params::Tensors;
 use crate::model::policy;
@@ -183,7 +186,25 @@ impl Stage for JointStage {
         Ok(self.optim.restore(state)?)
     }
 
-    fn look(&self, _dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
-        Ok(vec![])
+    /// A small held-out evaluation without guidance, and pictures of fixed prompts.
+    fn look(&self, dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
+        let failed = |e: &dyn std::fmt::Display| TrainError::State(e.to_string());
+        let model = Arc::new(self.learner.model()?);
+        let options = EngineOptions { capacity: self.learner.config.text.max_positions, ..EngineOptions::default() };
+        let engine = Engine::spawn(model, options).map_err(|e| failed(&e))?;
+        let options = EvalOptions {
+            seed: self.options.seed,
+            draws: 16,
+            answers: 5,
+            guidance: 1.0,
+            draw_temperature: 1.0,
+            answer_temperature: 0.0,
+        };
+        let report = evaluate(&engine, &options)?;
+        draw::grid(&dir.join("pictures.png"), &pictures(&engine, &SHOWN, 1.0)?, 8, 2)?;
+        engine.halt(Halt::Now);
+        engine.join();
+        let percent = |group: &BTreeMap<String, Count>| group.get(OVERALL).map_or(0.0, |count| count.percent);
+        Ok(vec![("drawing", percent(&report.drawing)), ("answering", percent(&report.answering))])
     }
 }

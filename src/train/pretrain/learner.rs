@@ -10,6 +10,7 @@ use crate::model::config::ModelConfig;
 use crate::model::network::Network;
 use crate::model::params::{Params, Tensors, variables};
 use crate::model::prompt::{PromptError, Prompter};
+use crate::model::{Defaults, Model, ModelFiles};
 
 /// The network, with the tensors that train as variables.
 pub struct Learner {
@@ -20,6 +21,7 @@ pub struct Learner {
     pub device: Device,
     fixed: Tensors,
     tokenizer: Tokenizer,
+    tokenizer_json: Vec<u8>,
 }
 
 impl Learner {
@@ -44,7 +46,16 @@ impl Learner {
         let network = Network::new(&params.root(), config)?;
         params.finish()?;
         let tokenizer = Tokenizer::from_bytes(tokenizer_json).map_err(|e| TrainError::State(e.to_string()))?;
-        Ok(Self { config: config.clone(), network, prompter, vars, device: device.clone(), fixed, tokenizer })
+        Ok(Self {
+            config: config.clone(),
+            network,
+            prompter,
+            vars,
+            device: device.clone(),
+            fixed,
+            tokenizer,
+            tokenizer_json: tokenizer_json.to_vec(),
+        })
     }
 
     /// Every tensor as it is now.
@@ -53,6 +64,19 @@ impl Learner {
         let mut all = self.fixed.clone();
         all.extend(self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().detach())));
         all
+    }
+
+    /// The network as it is now, ready for an engine.
+    ///
+    /// # Errors
+    /// When the tensors cannot be read.
+    pub fn model(&self) -> Result<Model, TrainError> {
+        let failed = |e: &dyn std::fmt::Display| TrainError::State(e.to_string());
+        let files = ModelFiles { tokenizer: self.tokenizer_json.clone().into(), ..ModelFiles::default() };
+        let prompter = files.prompter(&self.config).map_err(|e| failed(&e))?;
+        let defaults = Defaults { guidance: 1.0, temperature: 1.0 };
+        Model::from_tensors(self.config.clone(), prompter, defaults, self.tensors(), &self.device)
+            .map_err(|e| failed(&e))
     }
 
     /// Ids of a text with their byte ranges, nothing added.

@@ -71,7 +71,13 @@ fn labels(scene: &Scene) -> Vec<[u32; 5]> {
         Some(patch) => {
             let object = patch.object;
             let class = |index: usize| index as u32 + 1;
-            [class(object.shape.index()), class(object.colour.index()), class(object.size.index()), class(patch.quadrant), background]
+            [
+                class(object.shape.index()),
+                class(object.colour.index()),
+                class(object.size.index()),
+                class(patch.quadrant),
+                background,
+            ]
         }
     };
     scene.cells().iter().map(label).collect()

@@ -30,7 +30,8 @@ const SPECIAL: [&str; 8] = [
 /// What CoRL's templates put behind every question of a form.
 fn instructions() -> BTreeSet<String> {
     let mut dice = dice(0);
-    let texts = [Form::Open, Form::Choice].map(|form| question::draw(Kind::Colour, form, Split::Train, &mut dice).1.text);
+    let texts =
+        [Form::Open, Form::Choice].map(|form| question::draw(Kind::Colour, form, Split::Train, &mut dice).1.text);
     texts.iter().filter_map(|text| text.find("\n\nAnswer the question").map(|at| text[at..].to_owned())).collect()
 }
 

@@ -17,6 +17,7 @@ use crate::domain::picture::Picture;
 use crate::model::config::VqConfig;
 use crate::model::params::{Params, Tensors, variables};
 use crate::model::vq::Vq;
+use crate::world::{Scene, Split, render, verify};
 
 /// Where the tokenizer's tensors stand in a checkpoint.
 pub const SCOPE: &str = "model.vqmodel";
@@ -79,7 +80,15 @@ impl VqStage {
         let Some(codebook) = self.vars.get(CODEBOOK) else { return Ok(()) };
         let mut codes = codebook.to_vec2::<f32>()?;
         let dead: Vec<usize> = (0..codes.len()).filter(|&i| all || self.usage[i] < DEAD).collect();
-        let picks = index::sample(rng, rows.len(), dead.len().min(rows.len())).into_vec();
+        // Most patches are background; of near-equal features only the first few may found a code.
+        let order = index::sample(rng, rows.len(), rows.len()).into_vec();
+        let mut picks: Vec<usize> = vec![];
+        for pick in order {
+            let near = |&&other: &&usize| rows[pick].iter().zip(&rows[other]).map(|(a, b)| a * b).sum::<f32>() > 0.995;
+            if picks.len() < dead.len() && picks.iter().filter(near).count() < 2 {
+                picks.push(pick);
+            }
+        }
         for (&code, pick) in dead.iter().zip(picks.iter().cycle()) {
             let jitter = if all { 0.05 } else { 0.01 };
             codes[code] = rows[*pick].iter().map(|v| v + rng.random_range(-jitter..jitter)).collect();
@@ -119,14 +128,18 @@ impl VqStage {
     }
 }
 
-/// Mean absolute and squared error, and the same of neighbouring differences, which keeps edges sharp.
+/// How much more a pixel far from its picture's mean colour weighs than one near it: objects are small, backgrounds are not.
+const EMPHASIS: f64 = 3.0;
+
+/// Mean absolute and squared error, and the absolute error of neighbouring differences, which keeps edges sharp.
 fn reconstruction(y: &Tensor, x: &Tensor) -> Result<Tensor, TrainError> {
-    let d = (y - x)?;
+    let contrast = x.broadcast_sub(&x.mean_keepdim((1, 2))?)?.abs()?.mean_keepdim(3)?;
+    let d = (y - x)?.broadcast_mul(&((contrast * EMPHASIS)? + 1.0)?)?;
     let side = d.dim(1)?;
     let across = (d.narrow(2, 1, side - 1)? - d.narrow(2, 0, side - 1)?)?;
     let down = (d.narrow(1, 1, side - 1)? - d.narrow(1, 0, side - 1)?)?;
     let edges = (across.abs()?.mean_all()? + down.abs()?.mean_all()?)?;
-    Ok(((d.abs()?.mean_all()? + d.sqr()?.mean_all()?)? + edges)?)
+    Ok(((d.abs()?.mean_all()? + d.sqr()?.mean_all()?)? + (edges * 0.5)?)?)
 }
 
 impl Stage for VqStage {
@@ -140,7 +153,7 @@ impl Stage for VqStage {
 
     fn step(&mut self, step: u64) -> Result<Metrics, TrainError> {
         let mut rng = self.rng(step);
-        let pictures = data::pictures(self.options.batch, &mut rng);
+        let pictures = data::crowds(self.options.batch, &mut rng);
         let x = data::pixels(&pictures, &self.device)?;
         let features = self.vq.features(&x)?;
         let consistency = self.consistency(&pictures, &features)?;
@@ -199,24 +212,28 @@ impl Stage for VqStage {
     }
 
     /// Pictures above their reconstructions.
-    fn look(&self, dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
-        let pictures = data::pictures(16, &mut self.rng(u64::MAX - 1));
-        let again = reconstruct(&self.vq, &pictures, &self.device)?;
+    fn look(&self, dir: &Path, step: u64) -> Result<Metrics, TrainError> {
+        let mut dice = self.rng(u64::MAX - 1);
+        let scenes: Vec<Scene> = (0..64).map(|_| Scene::mixed(Split::Train, &mut dice)).collect();
+        let pictures: Vec<Picture> = scenes.iter().map(render).collect();
+        let again = reconstruct(&self.vq, &pictures, &self.device, step >= self.options.continuous)?;
+        let read =
+            again.iter().zip(&scenes).filter(|(picture, scene)| verify::read(picture).scene().as_ref() == Some(scene));
+        let read = read.count() as f64 / scenes.len() as f64;
+        let (pictures, again) = (&pictures[..16], &again[..16]);
         let rows: Vec<Picture> =
             pictures.chunks(8).zip(again.chunks(8)).flat_map(|(a, b)| a.iter().chain(b).cloned()).collect();
         draw::grid(&dir.join("reconstructions.png"), &rows, 8, 2)?;
-        Ok(vec![])
+        Ok(vec![("scenes_read", read)])
     }
 }
 
-/// Encodes and decodes pictures.
-///
-/// # Errors
-/// When the tokenizer fails.
-pub fn reconstruct(vq: &Vq, pictures: &[Picture], device: &Device) -> Result<Vec<Picture>, TrainError> {
-    let x = data::pixels(pictures, device)?;
-    let features = vq.features(&x)?;
-    let grid = features.dim(1)?;
-    let y = vq.decode_ids(&vq.nearest(&features)?, pictures.len(), grid)?;
+/// Encodes and decodes pictures; without quantisation while there is no codebook yet.
+fn reconstruct(vq: &Vq, pictures: &[Picture], device: &Device, quantised: bool) -> Result<Vec<Picture>, TrainError> {
+    let features = vq.features(&data::pixels(pictures, device)?)?;
+    let y = match quantised {
+        true => vq.decode_ids(&vq.nearest(&features)?, pictures.len(), features.dim(1)?)?,
+        false => vq.decode(&features)?,
+    };
     data::unpixels(&y)
 }

@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use candle_core::Device;
 use rand::SeedableRng;
 
 use super::super::TrainError;
@@ -47,7 +46,13 @@ pub struct Lessons {
 ///
 /// # Errors
 /// When a lesson cannot be tokenised.
-pub fn lessons(learner: &Learner, begin: u32, n: usize, first_row: usize, dice: &mut Dice) -> Result<Lessons, TrainError> {
+pub fn lessons(
+    learner: &Learner,
+    begin: u32,
+    n: usize,
+    first_row: usize,
+    dice: &mut Dice,
+) -> Result<Lessons, TrainError> {
     let mut lessons = Lessons { sequences: Vec::with_capacity(n), rows: vec![], ids: vec![] };
     let mut row = first_row;
     for _ in 0..n {
@@ -79,11 +84,6 @@ impl WordsStage {
     #[must_use]
     pub fn finish(self) -> Tensors {
         self.learner.tensors()
-    }
-
-    #[must_use]
-    pub fn device(&self) -> &Device {
-        &self.learner.device
     }
 }
 

@@ -1,0 +1,207 @@
+//! The OpenAI-style interface: the whole route table, and what the handlers share. Knows HTTP, the engine and the
+//! domain; computes nothing on the device and keeps nothing.
+//!
+//! A request is read (`body`), proved (`wire`), prepared on the blocking pool (pictures decoded, prompt tokenised) and
+//! submitted to the engine; its samples come back as events. A handler that is dropped, because the client has left,
+//! drops its events and so cancels the work.
+
+pub mod auth;
+pub mod body;
+mod chat;
+pub mod error;
+mod health;
+mod images;
+mod models;
+mod observe;
+pub mod openapi;
+pub mod picture;
+mod sse;
+pub mod ui;
+pub mod wire;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use actix_web::middleware::from_fn;
+use actix_web::{HttpRequest, HttpResponse, Route, guard, web};
+use tokio::sync::Semaphore;
+
+use self::auth::Keys;
+use self::body::Bodies;
+use self::error::ApiError;
+use self::wire::models::ModelCard;
+use crate::domain::sample::Sample;
+use crate::engine::EngineHandle;
+use crate::engine::command::{Event, Events};
+
+pub use self::observe::observe;
+
+/// What the served checkpoint does when a request does not say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Defaults {
+    /// Guidance weight of pictures.
+    pub guidance: f32,
+    /// Temperature of pictures.
+    pub temperature: f32,
+    /// Temperature of answers; 0 is greedy.
+    pub answer_temperature: f32,
+}
+
+/// How the interface is set up.
+pub struct Options {
+    /// The model's name to the world.
+    pub name: String,
+    pub defaults: Defaults,
+    /// Keys that open `/v1`; none lets everyone in.
+    pub keys: Vec<String>,
+    /// Largest request body in bytes.
+    pub body_limit: usize,
+}
+
+/// What all handlers share.
+pub struct Service {
+    engine: EngineHandle,
+    name: String,
+    defaults: Defaults,
+    keys: Keys,
+    bodies: Bodies,
+    /// Places for slow work (decoding, tokenising, encoding): no more of it at once than there are cores, and than eight,
+    /// so that a flood of large pictures waits in its small files.
+    desks: Arc<Semaphore>,
+    started: u64,
+}
+
+impl Service {
+    pub fn new(engine: EngineHandle, options: Options) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            engine,
+            name: options.name,
+            defaults: options.defaults,
+            keys: Keys::new(&options.keys),
+            bodies: Bodies::new(options.body_limit),
+            desks: Arc::new(Semaphore::new(cores.min(8))),
+            started: now(),
+        }
+    }
+
+    /// Runs slow work on the blocking pool. Once begun it keeps its place to its end, even when nobody waits any more.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let desk = Arc::clone(&self.desks).acquire_owned().await.map_err(|cause| ApiError::internal(&cause))?;
+        let done = web::block(move || {
+            let _desk = desk;
+            work()
+        });
+        done.await.map_err(|cause| ApiError::internal(&cause))?
+    }
+
+    /// The models that may be named: the alias, and its version.
+    fn cards(&self) -> [ModelCard; 2] {
+        let version = self.engine.model().version().0.clone();
+        let short = version.get(..12).unwrap_or(&version);
+        [self.name.clone(), format!("{}@{short}", self.name)].map(|id| ModelCard {
+            id,
+            object: "model",
+            created: self.started,
+            owned_by: "ulm",
+            version: version.clone(),
+        })
+    }
+
+    /// Checks that the model asked for, if any, is served.
+    fn check_model(&self, id: Option<&str>) -> Result<(), ApiError> {
+        match id {
+            Some(id) if self.cards().iter().all(|card| card.id != id) => Err(ApiError::model(id, &self.name)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Waits for the samples of a submission, in order; every token event is shown to `token`.
+async fn collect(mut events: Events, n: usize, mut token: impl FnMut(Event)) -> Result<Vec<Sample>, ApiError> {
+    let mut samples: Vec<Option<Sample>> = vec![None; n];
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Finished { index, sample } => {
+                if let Some(place) = samples.get_mut(index) {
+                    *place = Some(sample);
+                }
+            }
+            Event::Failed(error) => return Err(ApiError::engine(&error)),
+            Event::Done => break,
+            other => token(other),
+        }
+    }
+    samples.into_iter().collect::<Option<_>>().ok_or_else(|| ApiError::internal(&"the engine lost a sample"))
+}
+
+/// Unix seconds.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
+}
+
+/// The route table. Wrap the application in [`observe`] as well.
+pub fn routes(service: web::Data<Service>) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
+        config
+            .app_data(service)
+            .service(page("/", ui::index))
+            .service(page("/ui/style.css", ui::style))
+            .service(page("/ui/app.js", ui::script))
+            .service(web::resource("/openapi.yaml").route(get().to(openapi::serve)).default_service(only("GET, HEAD")))
+            .service(web::resource("/health").route(get().to(health::health)).default_service(only("GET, HEAD")))
+            .service(web::resource("/ready").route(get().to(health::ready)).default_service(only("GET, HEAD")))
+            .service(
+                web::scope("/v1")
+                    .wrap(from_fn(auth::guard))
+                    .service(web::resource("/models").route(get().to(models::list)).default_service(only("GET, HEAD")))
+                    .service(
+                        web::resource("/models/{id}")
+                            .route(get().to(models::retrieve))
+                            .default_service(only("GET, HEAD")),
+                    )
+                    .service(
+                        web::resource("/images/generations")
+                            .route(web::post().to(images::generate))
+                            .default_service(only("POST")),
+                    )
+                    .service(
+                        web::resource(["/images/edits", "/images/variations"])
+                            .route(web::post().to(images::edit))
+                            .default_service(only("POST")),
+                    )
+                    .service(
+                        web::resource("/chat/completions")
+                            .route(web::post().to(chat::create))
+                            .default_service(only("POST")),
+                    )
+                    .default_service(web::route().to(absent)),
+            )
+            .default_service(web::route().to(absent));
+    }
+}
+
+/// A file of the page.
+fn page(path: &str, file: fn() -> HttpResponse) -> actix_web::Resource {
+    web::resource(path).route(get().to(move || std::future::ready(file()))).default_service(only("GET, HEAD"))
+}
+
+/// GET, and HEAD with it.
+fn get() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+/// What answers the methods that a route does not know.
+fn only(allow: &'static str) -> Route {
+    web::route().to(move |request: HttpRequest| {
+        std::future::ready(Err::<HttpResponse, _>(ApiError::method(request.method().as_str(), allow)))
+    })
+}
+
+/// What answers where there is no route.
+async fn absent(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::absent(request.path()))
+}

@@ -1,0 +1,96 @@
+//! The commands beside serving, wired: arguments in, one call, a report out. Knows nothing of how any of it is done.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use candle_core::Device;
+
+use crate::config::{Bench, DeviceName, Eval, Pretrain, Suite};
+use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
+use crate::train::eval::{EvalOptions, SHOWN, evaluate, pictures};
+use crate::train::pretrain::{PretrainOptions, pretrain as train};
+use crate::{bench as speed, serve, train};
+
+fn device(name: DeviceName) -> anyhow::Result<Device> {
+    match name {
+        DeviceName::Cpu => Ok(Device::Cpu),
+        DeviceName::Cuda(_) if !candle_core::utils::cuda_is_available() => {
+            bail!("this build computes on the CPU only; leave `--device` out or build with CUDA")
+        }
+        DeviceName::Cuda(index) => {
+            Device::new_cuda(index).with_context(|| format!("CUDA device {index} cannot be used"))
+        }
+    }
+}
+
+fn engine(model: Option<&Path>) -> anyhow::Result<EngineHandle> {
+    let model = Arc::new(serve::model(model)?.1);
+    let capacity = model.config().text.max_positions.min(2048);
+    Ok(Engine::spawn(model, EngineOptions { capacity, ..EngineOptions::default() })?)
+}
+
+fn print(json: bool, report: &impl serde::Serialize, table: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match json {
+        true => writeln!(out, "{}", serde_json::to_string_pretty(report)?)?,
+        false => write!(out, "{table}")?,
+    }
+    Ok(())
+}
+
+/// `ulm pretrain`
+///
+/// # Errors
+/// When a stage fails or its folder cannot be written.
+pub fn pretrain(options: &Pretrain) -> anyhow::Result<()> {
+    let recipe = PretrainOptions {
+        seed: options.seed,
+        every: Duration::from_secs(60 * options.every),
+        ..PretrainOptions::demo(&options.out, device(options.device)?)
+    };
+    let folder = train(&recipe)?;
+    writeln!(std::io::stdout(), "the model is in {0}\n  ulm serve --model {0}", folder.display())?;
+    Ok(())
+}
+
+/// `ulm eval`
+///
+/// # Errors
+/// When the model cannot be loaded or the engine fails.
+pub fn eval(options: &Eval) -> anyhow::Result<()> {
+    let Suite::World = options.suite;
+    let engine = engine(options.model.as_deref())?;
+    let defaults = engine.model().defaults();
+    let guidance = options.guidance.unwrap_or(defaults.guidance);
+    if let Some(file) = &options.grid {
+        train::draw::grid(file, &pictures(&engine, &SHOWN, guidance)?, 8, 2)?;
+    }
+    let report = evaluate(
+        &engine,
+        &EvalOptions {
+            seed: options.seed,
+            draws: options.draws.into(),
+            answers: options.answers.into(),
+            guidance,
+            draw_temperature: options.temperature.unwrap_or(defaults.temperature),
+            answer_temperature: options.answer_temperature,
+        },
+    )?;
+    engine.halt(Halt::Now);
+    print(options.json, &report, &report.table())
+}
+
+/// `ulm bench`
+///
+/// # Errors
+/// When the model cannot be loaded or the engine fails.
+pub fn bench(options: &Bench) -> anyhow::Result<()> {
+    let engine = engine(options.model.as_deref())?;
+    let guidance = options.guidance.unwrap_or(engine.model().defaults().guidance);
+    let report = speed::run(&engine, guidance, options.rounds.into())?;
+    engine.halt(Halt::Now);
+    print(options.json, &report, &report.table())
+}

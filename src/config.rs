@@ -1,0 +1,243 @@
+//! The command line and the environment: the only file that reads either. Knows what can be set, and does nothing.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Serves unified multimodal models, which draw pictures and answer questions about pictures, behind OpenAI's interface.
+///
+/// Without a command it serves: the embedded demo model, on http://127.0.0.1:8080, where a page waits to be played with.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Try it:
+  ulm                                          serve the demo model and open http://127.0.0.1:8080
+  ulm serve --model checkpoints/Janus-Pro-1B   serve a folder in the Hugging Face Janus layout
+  curl http://127.0.0.1:8080/v1/images/generations -H 'Content-Type: application/json' \\
+       -d '{\"prompt\": \"a red circle above a blue square\"}'
+  ulm pretrain --out runs/demo                 train the demo model from nothing
+  ulm eval --suite world                       judge what the model draws and answers
+  ulm bench                                    measure how fast it does
+  ulm openapi                                  print the interface's description"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub serve: Serve,
+    #[command(flatten)]
+    pub log: Log,
+}
+
+/// What `ulm` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model (the default command)
+    Serve(Serve),
+    /// Train the demo model from nothing, on a drawn world of shapes
+    Pretrain(Pretrain),
+    /// Measure how well a model draws and answers, on held-out work
+    Eval(Eval),
+    /// Measure how fast a model is served, beside one request at a time
+    Bench(Bench),
+    /// Print the interface's description (OpenAPI, YAML)
+    Openapi,
+}
+
+/// How to train the demo model.
+#[derive(Clone, Debug, Args)]
+pub struct Pretrain {
+    /// Folder for checkpoints, curves and pictures of the run; the model is written to its folder `model`. A run that was
+    /// stopped goes on from its last checkpoint
+    #[arg(long, default_value = "runs/demo", value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// Seed of weights and lessons; the same seed gives the same model
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Minutes between checkpoints
+    #[arg(long, default_value_t = 3, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub every: u64,
+    /// Device to compute on
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: DeviceName,
+}
+
+/// What to measure the quality of.
+#[derive(Clone, Debug, Args)]
+pub struct Eval {
+    /// Work to judge by: `world` draws held-out captions and answers held-out questions, judged from pixels and exact answers
+    #[arg(long, default_value = "world")]
+    pub suite: Suite,
+    /// Model to judge: a folder in the Hugging Face Janus layout; the embedded demo model by default
+    #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
+    pub model: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Seed of the work and its sampling
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Prompts of each drawing category
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub draws: u16,
+    /// Questions of each kind in each form
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub answers: u16,
+    /// Guidance weight of pictures [default: what the checkpoint says]
+    #[arg(long, value_name = "WEIGHT", value_parser = number::<0, 100>)]
+    pub guidance: Option<f32>,
+    /// Temperature of pictures [default: what the checkpoint says]
+    #[arg(long, value_parser = number::<0, 2>)]
+    pub temperature: Option<f32>,
+    /// Temperature of answers; 0 is greedy
+    #[arg(long, value_name = "TEMPERATURE", default_value_t = 0.0, value_parser = number::<0, 2>)]
+    pub answer_temperature: f32,
+    /// Also draw a sheet of fixed prompts into this PNG file
+    #[arg(long, value_name = "FILE")]
+    pub grid: Option<PathBuf>,
+}
+
+/// What to measure the speed of.
+#[derive(Clone, Debug, Args)]
+pub struct Bench {
+    /// Model to measure: a folder in the Hugging Face Janus layout; the embedded demo model by default
+    #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
+    pub model: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Times that everything is measured; medians are reported
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rounds: u16,
+    /// Guidance weight of pictures [default: what the checkpoint says]
+    #[arg(long, value_name = "WEIGHT", value_parser = number::<0, 100>)]
+    pub guidance: Option<f32>,
+}
+
+/// Suites of held-out work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Suite {
+    World,
+}
+
+/// A device by name: `cpu`, or `cuda:0` where the build has CUDA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceName {
+    Cpu,
+    Cuda(usize),
+}
+
+impl std::str::FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |name: &str| name.strip_prefix(':').map_or(name.is_empty().then_some(0), |n| n.parse().ok());
+        match text.strip_prefix("cuda").and_then(number) {
+            Some(index) => Ok(Self::Cuda(index)),
+            None if text == "cpu" => Ok(Self::Cpu),
+            None => Err("must be `cpu`, `cuda` or `cuda:NUMBER`".into()),
+        }
+    }
+}
+
+/// How to serve.
+#[derive(Clone, Debug, Args)]
+pub struct Serve {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, env = "ULM_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// Folder for what the server keeps; made if it is missing
+    #[arg(long, env = "ULM_DATA", default_value = "data", value_name = "FOLDER")]
+    pub data: PathBuf,
+    /// Model to serve: a folder in the Hugging Face Janus layout (config.json, model.safetensors, tokenizer.json, ...);
+    /// the embedded demo model by default
+    #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
+    pub model: Option<PathBuf>,
+    /// What clients call the model [default: the folder's name, or ulm-demo]
+    #[arg(long, env = "ULM_NAME")]
+    pub name: Option<String>,
+    /// Key that clients must send as `Authorization: Bearer KEY`; may be given several times, or with commas in the
+    /// environment. Without one everybody may use the server
+    #[arg(long = "api-key", env = "ULM_API_KEYS", value_name = "KEY", value_delimiter = ',', hide_env_values = true)]
+    pub api_keys: Vec<String>,
+    /// Samples computed together: an answer takes one row, a picture two (one without guidance)
+    #[arg(long, env = "ULM_ROWS", default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..))]
+    pub rows: u16,
+    /// Requests that may wait for rows; one more is told to come back later (429)
+    #[arg(long, env = "ULM_QUEUE", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    pub queue: u16,
+    /// Most tokens of a request and its reply together; each costs memory in every row
+    #[arg(long, env = "ULM_CONTEXT", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..))]
+    pub context: u32,
+    /// Largest request body in MiB; pictures travel in it
+    #[arg(long, env = "ULM_BODY_LIMIT", default_value_t = 32, value_name = "MIB", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub body_limit: u16,
+    /// Guidance weight of pictures where a request names none [default: what the checkpoint says]
+    #[arg(long, env = "ULM_GUIDANCE", value_name = "WEIGHT", value_parser = number::<0, 100>)]
+    pub guidance: Option<f32>,
+    /// Temperature of pictures where a request names none [default: what the checkpoint says]
+    #[arg(long, env = "ULM_TEMPERATURE", value_parser = number::<0, 2>)]
+    pub temperature: Option<f32>,
+    /// Temperature of answers where a request names none; 0 is greedy
+    #[arg(long, env = "ULM_ANSWER_TEMPERATURE", value_name = "TEMPERATURE", default_value_t = 0.0, value_parser = number::<0, 2>)]
+    pub answer_temperature: f32,
+}
+
+/// How to report.
+#[derive(Clone, Debug, Args)]
+pub struct Log {
+    /// What to log: a level (error, warn, info, debug, trace) or directives such as `warn,ulm=debug`
+    #[arg(long = "log", env = "ULM_LOG", default_value = "info", global = true, value_name = "FILTER")]
+    pub filter: String,
+    /// How to log
+    #[arg(long = "log-format", env = "ULM_LOG_FORMAT", default_value = "text", global = true, value_name = "FORMAT")]
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// A finite number from `LEAST` to `MOST`.
+fn number<const LEAST: u8, const MOST: u8>(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if (f32::from(LEAST)..=f32::from(MOST)).contains(&value) => Ok(value),
+        _ => Err(format!("must be a number from {LEAST} to {MOST}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serving_is_the_default() {
+        let bare = Cli::try_parse_from(["ulm", "--listen", "127.0.0.1:0"]).unwrap();
+        assert!(bare.command.is_none() && bare.serve.listen.port() == 0);
+        let named = Cli::try_parse_from(["ulm", "serve", "--rows", "4", "--api-key", "a", "--api-key", "b"]).unwrap();
+        let Some(Command::Serve(serve)) = named.command else { panic!("not the serve command") };
+        assert_eq!((serve.rows, serve.api_keys.len()), (4, 2));
+    }
+
+    #[test]
+    fn numbers_are_bounded() {
+        for value in ["-1", "NaN", "inf", "101", "x"] {
+            assert!(Cli::try_parse_from(["ulm", &format!("--guidance={value}")]).is_err(), "{value}");
+        }
+    }
+}

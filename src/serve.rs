@@ -1,0 +1,152 @@
+//! Brings model, engine and interface together, and takes them down in order. Knows no route and no tensor.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpServer, web};
+use anyhow::Context;
+use candle_core::Device;
+
+use crate::api::{self, Defaults, Options, Service};
+use crate::config::Serve;
+use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
+use crate::model::Model;
+
+/// How long running requests may take to end once the server is told to stop, in seconds.
+const GRACE: u64 = 30;
+/// How long a client may take to send the head of a request.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A checkpoint ready to be served.
+pub struct Checkpoint {
+    /// What clients call it.
+    pub name: String,
+    pub model: Arc<Model>,
+    pub defaults: Defaults,
+}
+
+/// A server that listens.
+pub struct Running {
+    /// Where; the port is the real one.
+    pub address: SocketAddr,
+    pub engine: EngineHandle,
+    server: Server,
+}
+
+/// Serves until the process is told to stop.
+///
+/// # Errors
+/// When the model cannot be loaded or the address cannot be bound.
+pub async fn run(options: &Serve) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&options.data)
+        .with_context(|| format!("the data folder {} cannot be made", options.data.display()))?;
+    let (name, model) = model(options.model.as_deref())?;
+    let checkpoint = Checkpoint::new(options, &name, model);
+    let (name, version) = (checkpoint.name.clone(), checkpoint.model.version().0.clone());
+    let running = start(options, checkpoint)?;
+    let address = running.address;
+    tracing::info!(%address, model = name, version, "serving");
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "ULM Server {} serves {name}\n\n  page  http://{address}/\n  API   http://{address}/v1\n",
+        env!("CARGO_PKG_VERSION")
+    )?;
+    out.flush()?;
+    drop(out);
+    running.join().await
+}
+
+/// Starts engine and server in the background of the current actix system.
+///
+/// # Errors
+/// When the engine cannot start or the address cannot be bound.
+pub fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Running> {
+    let limits = EngineOptions {
+        rows: options.rows.into(),
+        queue: options.queue.into(),
+        capacity: options.context as usize,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::spawn(checkpoint.model, limits).context("the engine cannot start")?;
+    let service = web::Data::new(Service::new(
+        engine.clone(),
+        Options {
+            name: checkpoint.name,
+            defaults: checkpoint.defaults,
+            keys: options.api_keys.clone(),
+            body_limit: usize::from(options.body_limit) << 20,
+        },
+    ));
+    let server =
+        HttpServer::new(move || App::new().configure(api::routes(service.clone())).wrap(from_fn(api::observe)))
+            // A client that closes its side has left, and its work is cancelled.
+            .h1_allow_half_closed(false)
+            .client_request_timeout(PATIENCE)
+            .shutdown_timeout(GRACE)
+            .bind(options.listen)
+            .with_context(|| format!("{} cannot be listened on", options.listen))?;
+    let address = server.addrs().first().copied().context("the server listens nowhere")?;
+    Ok(Running { address, engine, server: server.run() })
+}
+
+impl Running {
+    /// To stop the server from elsewhere.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        self.server.handle()
+    }
+
+    /// Waits until the server has stopped (SIGINT, SIGTERM or its handle), then ends the engine.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn join(self) -> anyhow::Result<()> {
+        let ended = self.server.await.context("the server failed");
+        self.engine.halt(Halt::Now);
+        let engine = self.engine;
+        web::block(move || engine.join()).await.context("the engine could not be waited for")?;
+        ended
+    }
+}
+
+/// The model in `folder`, or the embedded one, and its name.
+///
+/// # Errors
+/// When it cannot be loaded; the message says what to do.
+pub fn model(folder: Option<&Path>) -> anyhow::Result<(String, Model)> {
+    let Some(folder) = folder else {
+        anyhow::bail!("this build has no embedded model; name one with `--model FOLDER`");
+    };
+    let model = Model::load(folder, &Device::Cpu).with_context(|| {
+        format!(
+            "{0} is not served; it must hold a whole checkpoint in the Hugging Face Janus layout (config.json, \
+             model.safetensors, tokenizer.json): copy or download it again, or train one with `ulm pretrain`",
+            folder.display()
+        )
+    })?;
+    let name = folder.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    Ok((name.unwrap_or_else(|| "model".into()), model))
+}
+
+impl Checkpoint {
+    /// `model` under the name and with the settings of `options`, or else under `name` and with its own.
+    #[must_use]
+    pub fn new(options: &Serve, name: &str, model: Model) -> Self {
+        let own = model.defaults();
+        Self {
+            name: options.name.clone().unwrap_or_else(|| name.to_owned()),
+            defaults: Defaults {
+                guidance: options.guidance.unwrap_or(own.guidance),
+                temperature: options.temperature.unwrap_or(own.temperature),
+                answer_temperature: options.answer_temperature,
+            },
+            model: Arc::new(model),
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! How well a model draws and answers: the world's held-out suite through the engine, counts with 95 % intervals. Decides
+//! nothing; the gate will.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::TrainError;
+use super::pretrain::asked;
+use crate::domain::picture::Picture;
+use crate::domain::sample::{Output, Sample};
+use crate::domain::task::{Draw, Sampling};
+use crate::engine::EngineHandle;
+use crate::engine::command::{Event, Events, Lane, Submission, Work};
+use crate::world::{Split, judge, suite};
+
+/// What to ask, and how to sample the replies.
+#[derive(Clone, Copy, Debug)]
+pub struct EvalOptions {
+    pub seed: u64,
+    /// Prompts of each drawing category.
+    pub draws: usize,
+    /// Questions of each kind and form.
+    pub answers: usize,
+    pub guidance: f32,
+    pub draw_temperature: f32,
+    /// 0 is greedy.
+    pub answer_temperature: f32,
+}
+
+/// So many of so many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Count {
+    pub right: usize,
+    pub of: usize,
+    pub percent: f64,
+    /// Wilson's 95 % interval, percent.
+    pub interval: [f64; 2],
+    /// What blind guessing would get, percent; answers only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guessing: Option<f64>,
+}
+
+impl Count {
+    /// Counts what `right` says.
+    #[must_use]
+    pub fn of(outcomes: impl IntoIterator<Item = bool>) -> Self {
+        let (mut right, mut of) = (0, 0);
+        for outcome in outcomes {
+            right += usize::from(outcome);
+            of += 1;
+        }
+        let (n, p) = (of.max(1) as f64, right as f64 / of.max(1) as f64);
+        let z = 1.959_964;
+        let (centre, scale) = (p + z * z / (2.0 * n), 1.0 + z * z / n);
+        let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
+        let bound = |x: f64| 100.0 * (x / scale).clamp(0.0, 1.0);
+        let interval = if of == 0 { [0.0, 100.0] } else { [bound(centre - half), bound(centre + half)] };
+        Self { right, of, percent: 100.0 * p, interval, guessing: None }
+    }
+}
+
+/// The suite's outcome. Overall figures leave the unseen pairs out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub version: String,
+    pub guidance: f32,
+    pub draw_temperature: f32,
+    pub answer_temperature: f32,
+    pub drawing: BTreeMap<String, Count>,
+    pub answering: BTreeMap<String, Count>,
+    /// Replies of the form think, then answer.
+    pub format: Count,
+}
+
+impl Report {
+    /// A table for people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut text = format!(
+            "weights {}…, guidance {}, temperature {} (drawing) {} (answering)\n",
+            self.version.chars().take(12).collect::<String>(),
+            self.guidance,
+            self.draw_temperature,
+            self.answer_temperature
+        );
+        let line = |name: &str, c: &Count| {
+            let guessing = c.guessing.map(|g| format!("   guessing {g:.1}")).unwrap_or_default();
+            let [low, high] = c.interval;
+            format!("  {name:<32} {:>5.1} %  [{low:.1}, {high:.1}]  {}/{}{guessing}\n", c.percent, c.right, c.of)
+        };
+        text += "drawing\n";
+        self.drawing.iter().for_each(|(name, count)| text += &line(name, count));
+        text += "answering\n";
+        self.answering.iter().for_each(|(name, count)| text += &line(name, count));
+        text + &line("format", &self.format)
+    }
+}
+
+/// Submissions on their way at once.
+const WINDOW: usize = 32;
+
+/// Runs `jobs` through the engine, some at a time, and gives back the samples in order.
+fn samples(
+    handle: &EngineHandle,
+    what: &'static str,
+    jobs: impl ExactSizeIterator<Item = Result<Submission, TrainError>>,
+) -> Result<Vec<Sample>, TrainError> {
+    let bar = ProgressBar::new(jobs.len() as u64).with_prefix(what);
+    bar.set_style(
+        ProgressStyle::with_template("{prefix:>10} {bar:30} {pos}/{len} (left {eta_precise})")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let mut waiting: VecDeque<Events> = VecDeque::new();
+    let mut samples = Vec::with_capacity(jobs.len());
+    let collect = |events: &mut Events| loop {
+        match events.blocking_next() {
+            Some(Event::Finished { sample, .. }) => break Ok(sample),
+            Some(Event::Failed(e)) => break Err(TrainError::State(format!("the engine failed: {e}"))),
+            Some(Event::Token { .. }) => {}
+            Some(Event::Done) | None => break Err(TrainError::State("the engine gave no sample".into())),
+        }
+    };
+    for job in jobs {
+        if waiting.len() >= WINDOW
+            && let Some(mut events) = waiting.pop_front()
+        {
+            samples.push(collect(&mut events)?);
+            bar.inc(1);
+        }
+        waiting.push_back(handle.submit(job?).map_err(|e| TrainError::State(e.to_string()))?);
+    }
+    for mut events in waiting {
+        samples.push(collect(&mut events)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(samples)
+}
+
+/// One picture of each prompt, seeds counted from 0.
+///
+/// # Errors
+/// When a prompt cannot be drawn or the engine fails. Call it outside an async runtime.
+pub fn pictures(handle: &EngineHandle, prompts: &[&str], guidance: f32) -> Result<Vec<Picture>, TrainError> {
+    let model = handle.model();
+    let jobs = prompts.iter().enumerate().map(|(seed, prompt)| {
+        let prompt = model.prompter().draw(&Draw { prompt: (*prompt).to_owned() })?;
+        let sampling = Sampling { seed: seed as u64, guidance, ..Sampling::default() };
+        Ok(Submission { work: Work::Draw(prompt), samplings: vec![sampling], lane: Lane::Interactive })
+    });
+    let drawn = samples(handle, "pictures", jobs)?.into_iter().map(|sample| match sample.output {
+        Output::Picture(picture) => Ok(picture),
+        Output::Text(_) => Err(TrainError::State("the engine answered a drawing prompt in words".into())),
+    });
+    drawn.collect()
+}
+
+/// Prompts of every category, for grids that people look at; eight a category.
+pub const SHOWN: [&str; 32] = [
+    "a star",
+    "a red circle",
+    "a blue heart",
+    "a green square",
+    "an orange cross",
+    "a purple triangle",
+    "a yellow star",
+    "a heart",
+    "two circles",
+    "three stars",
+    "four hearts",
+    "two squares",
+    "three triangles",
+    "four crosses",
+    "three circles",
+    "two stars",
+    "a star and a circle",
+    "a heart and a square",
+    "a triangle and a cross",
+    "a circle and a heart",
+    "a star above a circle",
+    "a square below a heart",
+    "a cross left of a star",
+    "a triangle right of a circle",
+    "a red star and a blue circle",
+    "a green cross and a yellow heart",
+    "a purple circle and an orange square",
+    "a blue triangle and a red heart",
+    "a yellow circle and a purple star",
+    "a red star on a black background",
+    "three circles on a gray background",
+    "a small green circle",
+];
+
+/// Draws and answers the held-out suite and grades every reply.
+///
+/// # Errors
+/// When the engine fails. Call it outside an async runtime.
+pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, TrainError> {
+    let model = handle.model();
+    let submission = |work, sampling| Submission { work, samplings: vec![sampling], lane: Lane::Interactive };
+
+    let items = suite::drawing(options.seed, options.draws);
+    let jobs = items.iter().map(|item| {
+        let sampling = Sampling {
+            seed: item.seed,
+            temperature: options.draw_temperature,
+            guidance: options.guidance,
+            ..Sampling::default()
+        };
+        let prompt = model.prompter().draw(&Draw { prompt: item.prompt.clone() })?;
+        Ok(submission(Work::Draw(prompt), sampling))
+    });
+    let blank = Picture::filled(1, 1, [0; 3]);
+    let mut drawing: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+    for (item, sample) in items.iter().zip(samples(handle, "drawing", jobs)?) {
+        let picture = if let Output::Picture(picture) = &sample.output { picture } else { &blank };
+        let right = judge(&item.requirement, picture).correct;
+        let group = if item.split == Split::UnseenPairs { "unseen pairs: " } else { "" };
+        drawing.entry(format!("{group}{}", item.category.word())).or_default().push(right);
+        if item.split != Split::UnseenPairs {
+            drawing.entry(OVERALL.into()).or_default().push(right);
+        }
+    }
+
+    let items = suite::answering(options.seed, options.answers);
+    let jobs = items.iter().map(|item| {
+        let sampling = Sampling {
+            seed: item.seed,
+            temperature: options.answer_temperature,
+            max_tokens: MOST_TOKENS,
+            ..Sampling::default()
+        };
+        let prompt = model.prompter().answer(&asked(&Arc::new(item.picture.clone()), &item.question.text))?;
+        Ok(submission(Work::Answer(prompt), sampling))
+    });
+    let mut answering: BTreeMap<String, (Vec<bool>, Vec<f64>)> = BTreeMap::new();
+    let mut format = vec![];
+    for (item, sample) in items.iter().zip(samples(handle, "answering", jobs)?) {
+        let reply = if let Output::Text(text) = &sample.output { text } else { "" };
+        let (graded, guessing) = (item.question.grade(reply), item.question.kind.guessing_rate(item.question.form));
+        format.push(graded.format);
+        let mut count = |group: String| {
+            let entry = answering.entry(group).or_default();
+            entry.0.push(graded.correct);
+            entry.1.push(guessing);
+        };
+        if item.split == Split::UnseenPairs {
+            count("unseen pairs".into());
+        } else {
+            count(format!("{}, {}", item.question.kind.word(), item.question.form.word()));
+            count(OVERALL.into());
+        }
+    }
+    let guessed = |(right, guessing): (Vec<bool>, Vec<f64>)| {
+        let mean = guessing.iter().sum::<f64>() / guessing.len().max(1) as f64;
+        Count { guessing: Some(100.0 * mean), ..Count::of(right) }
+    };
+    Ok(Report {
+        version: model.version().0.clone(),
+        guidance: options.guidance,
+        draw_temperature: options.draw_temperature,
+        answer_temperature: options.answer_temperature,
+        drawing: drawing.into_iter().map(|(name, right)| (name, Count::of(right))).collect(),
+        answering: answering.into_iter().map(|(name, counts)| (name, guessed(counts))).collect(),
+        format: Count::of(format),
+    })
+}
+
+/// The group of all categories.
+pub const OVERALL: &str = "overall";
+/// Longest reply; solutions have about half as many.
+const MOST_TOKENS: usize = 96;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against Wilson's interval of 8 in 10 as tabulated: 49.0 to 94.3 %.
+    #[test]
+    fn the_interval_is_wilsons() {
+        let count = Count::of((0..10).map(|i| i < 8));
+        assert_eq!((count.right, count.of), (8, 10));
+        assert!((count.interval[0] - 49.02).abs() < 0.05 && (count.interval[1] - 94.33).abs() < 0.05);
+        assert_eq!(Count::of([]).interval, [0.0, 100.0]);
+    }
+}

@@ -1,0 +1,140 @@
+"""What users of the official OpenAI SDK do, against a running server.
+
+Usage: check.py URL KEY MODEL VERSION PICTURE   (VERSION is the SDK's, PICTURE a PNG file)
+"""
+
+import asyncio
+import base64
+import struct
+import sys
+import threading
+import time
+
+import openai
+
+url, key, model, version, picture = sys.argv[1:]
+assert openai.__version__ == version, openai.__version__
+client = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
+with open(picture, "rb") as file:
+    data_url = "data:image/png;base64," + base64.b64encode(file.read()).decode()
+look = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": data_url, "detail": "auto"}}]
+
+
+def raises(error, call, param=None):
+    try:
+        call()
+    except error as caught:
+        assert param is None or caught.param == param, (param, caught.param)
+        assert caught.request_id.startswith("req_"), caught.request_id
+        return caught
+    raise AssertionError(f"no {error.__name__}")
+
+
+def models():
+    ids = [card.id for card in client.models.list()]
+    assert ids[0] == model and ids[1].startswith(f"{model}@"), ids
+    assert all(client.models.retrieve(id).id == id for id in ids)
+    raises(openai.NotFoundError, lambda: client.models.retrieve("org/gpt-5:x"), "model")
+
+
+def images():
+    one = client.images.generate(prompt="a red circle", model=model)
+    png = base64.b64decode(one.data[0].b64_json)
+    assert png[:8] == b"\x89PNG\r\n\x1a\n" and one.size == "%dx%d" % struct.unpack(">II", png[16:24])
+    assert one.usage.output_tokens > 0 and one.usage.total_tokens == one.usage.input_tokens + one.usage.output_tokens
+    assert one._request_id.startswith("req_") and one.created > 1_700_000_000
+    extra = {"seed": 5, "cfg_weight": 2.0, "temperature": 0.5}
+    four = client.images.generate(prompt="a star", model=model, n=4, size="auto", response_format="b64_json", extra_body=extra)
+    assert [item.seed for item in four.data] == [5, 6, 7, 8] and len({item.b64_json for item in four.data}) == 4
+    jpeg = client.images.generate(prompt="a star", size="256x256", output_format="jpeg", output_compression=80, user="me")
+    assert base64.b64decode(jpeg.data[0].b64_json)[:2] == b"\xff\xd8" and jpeg.size == "256x256"
+    raw = client.images.with_raw_response.generate(prompt="a star")
+    assert len(raw.headers["x-model-version"]) == 64 and int(raw.headers["openai-processing-ms"]) >= 0
+    for wrong in [{"size": "1024x1792"}, {"n": 11}, {"response_format": "url"}, {"style": "vivid"}, {"quality": "hd"}]:
+        raises(openai.BadRequestError, lambda: client.images.generate(prompt="x", **wrong), next(iter(wrong)))
+    raises(openai.BadRequestError, lambda: client.images.edit(image=b"x", prompt="x"), "image")
+
+
+def chat():
+    question = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    plain = client.chat.completions.create(model=model, messages=question, max_completion_tokens=8, seed=1, temperature=1)
+    assert plain.object == "chat.completion" and plain.choices[0].message.role == "assistant"
+    assert plain.choices[0].finish_reason in ("stop", "length") and plain.usage.completion_tokens <= 8
+    seen = client.chat.completions.create(model=model, messages=[{"role": "user", "content": look}], max_tokens=8, n=2, top_p=0.9)
+    assert len(seen.choices) == 2 and seen.usage.prompt_tokens > 16
+    # The reply object goes back as it is.
+    turns = [{"role": "user", "content": look}, seen.choices[0].message, {"role": "user", "content": "and?"}]
+    if seen.choices[0].message.content:
+        client.chat.completions.create(model=model, messages=turns, max_tokens=2)
+    probable = client.chat.completions.create(
+        model=model, messages=question, max_tokens=5, temperature=0, logprobs=True, top_logprobs=3
+    )
+    tokens = probable.choices[0].logprobs.content
+    assert tokens and all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in tokens)
+    text = b"".join(bytes(token.bytes) for token in tokens).decode(errors="replace")
+    assert text == probable.choices[0].message.content, (text, probable.choices[0].message.content)
+    raises(openai.NotFoundError, lambda: client.chat.completions.create(model="gpt-5", messages=question), "model")
+    raises(
+        openai.BadRequestError,
+        lambda: client.chat.completions.create(model=model, messages=question, tools=[{"type": "function", "function": {"name": "f"}}]),
+        "tools",
+    )
+    bad = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]
+    raises(
+        openai.BadRequestError,
+        lambda: client.chat.completions.create(model=model, messages=bad),
+        "messages[0].content[0].image_url",
+    )
+
+
+def stream():
+    arguments = {"model": model, "messages": [{"role": "user", "content": look}], "max_tokens": 12, "seed": 3, "temperature": 1}
+    whole = client.chat.completions.create(**arguments)
+    chunks = list(client.chat.completions.create(**arguments, stream=True, stream_options={"include_usage": True}))
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert said == whole.choices[0].message.content, (said, whole.choices[0].message.content)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    with client.chat.completions.stream(**arguments) as events:
+        assert "".join(event.delta for event in events if event.type == "content.delta") == said
+
+
+async def together():
+    many = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key)
+    pictures = [many.images.generate(prompt="a star", extra_body={"seed": 9}) for _ in range(2)]
+    one, two = await asyncio.gather(*pictures)
+    assert one.data[0].b64_json == two.data[0].b64_json
+
+
+def refused():
+    stranger = openai.OpenAI(base_url=f"{url}/v1", api_key="sk-wrong")
+    raises(openai.AuthenticationError, stranger.models.list)
+    hasty = client.with_options(max_retries=0)
+    long = {"model": model, "messages": [{"role": "user", "content": "tell me everything"}], "n": 8, "temperature": 2}
+    leave = threading.Event()
+
+    def listen():
+        try:
+            for _ in hasty.chat.completions.create(**long, stream=True):
+                if leave.is_set():
+                    return
+        except openai.RateLimitError:
+            pass
+
+    threads = [threading.Thread(target=listen) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    error = raises(openai.RateLimitError, lambda: hasty.chat.completions.create(**long))
+    assert 0 < int(error.response.headers["retry-after"]) <= 120
+    leave.set()
+    for thread in threads:
+        thread.join()
+    # Everybody has left: the SDK's own retries find the server free again.
+    assert client.with_options(max_retries=5).images.generate(prompt="a star").data
+
+
+for step in (models, images, chat, stream, lambda: asyncio.run(together()), refused):
+    step()
+print("ok")
