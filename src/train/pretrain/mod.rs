@@ -48,7 +48,7 @@ impl PretrainOptions {
     /// The demo model's recipe.
     #[must_use]
     pub fn demo(dir: &Path, device: Device) -> Self {
-        Self { dir: dir.to_owned(), seed: 1, every: Duration::from_secs(60), device, steps: [2600, 700, 800, 2400] }
+        Self { dir: dir.to_owned(), seed: 1, every: Duration::from_secs(60), device, steps: [2400, 1200, 500, 2400] }
     }
 }
 

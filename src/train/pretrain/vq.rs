@@ -153,7 +153,9 @@ impl Stage for VqStage {
 
     fn step(&mut self, step: u64) -> Result<Metrics, TrainError> {
         let mut rng = self.rng(step);
-        let pictures = data::crowds(self.options.batch, &mut rng);
+        let crowds = self.options.batch / 2;
+        let mut pictures = data::crowds(crowds, &mut rng);
+        pictures.extend(data::pictures(self.options.batch - crowds, &mut rng));
         let x = data::pixels(&pictures, &self.device)?;
         let features = self.vq.features(&x)?;
         let consistency = self.consistency(&pictures, &features)?;
