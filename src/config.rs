@@ -1,4 +1,6 @@
-//! The command line and the environment: the only file that reads either. Knows what can be set, and does nothing.
+//! The command line and the environment: the only file that reads either.
+//! Bounds are checked here, so that what comes out can be used as it is; help texts teach.
+//! Knows what can be set, and does nothing.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,6 @@
-//! Brings model, engine and interface together, and takes them down in order. Knows no route and no tensor.
+//! Brings model, engine and interface together, and takes them down in order: the listener first, then the engine.
+//! Everything that can fail (folder, weights, address) fails before the address is printed.
+//! Knows no route and no tensor.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -6,9 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::{Server, ServerHandle};
+use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer, web};
+use actix_web::rt::task::JoinHandle;
+use actix_web::{App, HttpServer, rt, web};
 use anyhow::Context;
 use candle_core::Device;
 
@@ -21,6 +24,9 @@ use crate::model::Model;
 const GRACE: u64 = 30;
 /// How long a client may take to send the head of a request.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long an idle connection is kept; longer than clients and proxies keep theirs.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// A checkpoint ready to be served.
 pub struct Checkpoint {
@@ -35,7 +41,9 @@ pub struct Running {
     /// Where; the port is the real one.
     pub address: SocketAddr,
     pub engine: EngineHandle,
-    server: Server,
+    /// To stop the server from elsewhere.
+    pub handle: ServerHandle,
+    server: JoinHandle<std::io::Result<()>>,
 }
 
 /// Serves until the process is told to stop.
@@ -48,7 +56,7 @@ pub async fn run(options: &Serve) -> anyhow::Result<()> {
     let (name, model) = model(options.model.as_deref())?;
     let checkpoint = Checkpoint::new(options, &name, model);
     let (name, version) = (checkpoint.name.clone(), checkpoint.model.version().0.clone());
-    let running = start(options, checkpoint)?;
+    let running = start(options, checkpoint).await?;
     let address = running.address;
     tracing::info!(%address, model = name, version, "serving");
     let mut out = std::io::stdout().lock();
@@ -62,11 +70,11 @@ pub async fn run(options: &Serve) -> anyhow::Result<()> {
     running.join().await
 }
 
-/// Starts engine and server in the background of the current actix system.
+/// Starts engine and server in the background of the current actix system; requests and signals are heard from then on.
 ///
 /// # Errors
 /// When the engine cannot start or the address cannot be bound.
-pub fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Running> {
+pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Running> {
     let limits = EngineOptions {
         rows: options.rows.into(),
         queue: options.queue.into(),
@@ -88,26 +96,26 @@ pub fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Running>
             // A client that closes its side has left, and its work is cancelled.
             .h1_allow_half_closed(false)
             .client_request_timeout(PATIENCE)
+            .keep_alive(KEEP_ALIVE)
             .shutdown_timeout(GRACE)
             .bind(options.listen)
             .with_context(|| format!("{} cannot be listened on", options.listen))?;
     let address = server.addrs().first().copied().context("the server listens nowhere")?;
-    Ok(Running { address, engine, server: server.run() })
+    let server = server.run();
+    let handle = server.handle();
+    let server = rt::spawn(server);
+    // Changes nothing, and is answered once the server runs.
+    handle.resume().await;
+    Ok(Running { address, engine, handle, server })
 }
 
 impl Running {
-    /// To stop the server from elsewhere.
-    #[must_use]
-    pub fn handle(&self) -> ServerHandle {
-        self.server.handle()
-    }
-
     /// Waits until the server has stopped (SIGINT, SIGTERM or its handle), then ends the engine.
     ///
     /// # Errors
     /// When the server fails.
     pub async fn join(self) -> anyhow::Result<()> {
-        let ended = self.server.await.context("the server failed");
+        let ended = self.server.await.context("the server failed")?.context("the server failed");
         self.engine.halt(Halt::Now);
         let engine = self.engine;
         web::block(move || engine.join()).await.context("the engine could not be waited for")?;

@@ -1,4 +1,6 @@
-//! Where log lines go. Knows nothing of what they say.
+//! Where log lines go: standard error, as text or as JSON, through a filter.
+//! Standard output stays free for what a command prints.
+//! Knows nothing of what the lines say.
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;

@@ -1,4 +1,6 @@
-//! Bearer keys. Knows no users: a key is right or wrong.
+//! Bearer keys, and the middleware that asks for one before anything else of a request is looked at.
+//! A key is right or wrong: there are no users and no roles here. Keys are kept as digests, and comparing takes the same
+//! time whatever is sent.
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};

@@ -1,4 +1,6 @@
-//! Answers about pictures and text, whole or streamed.
+//! Answers about pictures and text: the request to a prompt, the engine's events to a reply, whole or streamed.
+//! A streamed reply holds the submission's events; when the client leaves it is dropped, and the work with it.
+//! Knows nothing of how a request is proved (`wire`) or how tokens are drawn (the engine).
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
-//! Whether the process lives, and whether it takes work.
+//! Whether the process lives, and whether it takes work: two questions, because an orchestrator restarts what is dead
+//! and only leaves alone what is not ready. Both are open without a key, and name the live weights.
+//! Nothing here waits for the engine.
 
 use actix_web::{HttpResponse, web};
 

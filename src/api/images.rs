@@ -1,4 +1,6 @@
-//! Pictures of a prompt.
+//! Pictures of a prompt: the request to a prompt, the samples to files with a label inside.
+//! All pictures of a request are one submission, so that they share the prompt's prefill; files are made on the blocking
+//! pool. Editing and varying are refused here, because the model cannot.
 
 use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};

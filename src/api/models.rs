@@ -1,4 +1,6 @@
-//! Which models may be named.
+//! Which models may be named: the served one by its name, and by its name with the version of its weights.
+//! What is listed here is exactly what a request's `model` may say.
+//! Knows nothing of how a model comes to be live.
 
 use actix_web::web;
 

@@ -1,4 +1,6 @@
-//! Around every request: an id, the time it took, a span in the log. Knows no route.
+//! Around every request: an id that the client and the log share, the time to the first byte, a span.
+//! Failures pass through here as replies like any other.
+//! Knows no route and no shape.
 
 use std::time::Instant;
 

@@ -1,4 +1,6 @@
-//! The interface's description, made from the wire types and the handlers' own attributes.
+//! The interface's description, made from the wire types and the handlers' own attributes, so that it cannot say
+//! anything else than the code. `openapi/openapi.yaml` is its committed copy, held equal by a test.
+//! Only the general parts are written here.
 
 use actix_web::HttpResponse;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};

@@ -1,4 +1,6 @@
-//! Server-sent events: frames, heartbeats, and the end of a stream. Knows nothing of what it carries.
+//! Server-sent events: frames, heartbeats, and the two ends of a stream (`[DONE]`, or an error the SDKs raise).
+//! A stream is dropped with its source when the client leaves; heartbeats see to it that this is noticed in silence too.
+//! Knows nothing of what it carries.
 
 use std::time::Duration;
 

@@ -53,8 +53,8 @@ impl TestApp {
         let (sender, receiver) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async {
-                let running = serve::start(&options, Checkpoint::new(&options, MODEL, model)).unwrap();
-                sender.send((running.address, running.engine.clone(), running.handle())).unwrap();
+                let running = serve::start(&options, Checkpoint::new(&options, MODEL, model)).await.unwrap();
+                sender.send((running.address, running.engine.clone(), running.handle.clone())).unwrap();
                 running.join().await.unwrap();
             });
         });

@@ -4,13 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 11] = [
+const FLOORS: [(&str, u8); 13] = [
     ("domain", 0),
     ("model", 1),
     ("world", 1),
     ("engine", 2),
     ("api", 3),
     ("train", 3),
+    ("bench", TOP),
+    ("commands", TOP),
     ("config", TOP),
     ("telemetry", TOP),
     ("serve", TOP),
@@ -23,9 +25,9 @@ const TOP: u8 = 4;
 const PRIVATE: [(&str, &[&str]); 5] = [
     ("actix_web", &["api", "serve", "main"]),
     ("utoipa", &["api"]),
-    ("anyhow", &["config", "telemetry", "serve", "lib", "main"]),
+    ("anyhow", &["bench", "commands", "config", "telemetry", "serve", "lib", "main"]),
     ("clap", &["config", "main"]),
-    ("candle_core", &["model", "engine", "train", "serve", "config", "main"]),
+    ("candle_core", &["model", "engine", "train", "commands", "serve", "main"]),
 ];
 
 fn floor(wing: &str) -> Option<u8> {

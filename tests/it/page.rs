@@ -7,6 +7,13 @@ use super::app::TestApp;
 use super::browser::Browser;
 use super::golden;
 
+/// The page once it knows its server; from then on nothing moves by itself.
+fn open(app: &TestApp, width: u32) -> Browser {
+    let mut page = Browser::open(&app.url, width, 900);
+    page.wait_for("document.querySelector('#status').textContent.includes('random · version')");
+    page
+}
+
 fn keep(browser: &mut Browser, name: &str) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../page");
     std::fs::create_dir_all(&folder).unwrap();
@@ -17,8 +24,7 @@ fn keep(browser: &mut Browser, name: &str) {
 #[ignore = "needs Chromium (CHROMIUM or /usr/bin/chromium)"]
 fn a_visitor_draws_and_asks() {
     let app = TestApp::start();
-    let mut page = Browser::open(&app.url, 1280, 900);
-    page.wait_for("document.querySelector('#status').textContent.includes('random · version')");
+    let mut page = open(&app, 1280);
     keep(&mut page, "empty");
 
     page.click("#prompt");
@@ -32,7 +38,7 @@ fn a_visitor_draws_and_asks() {
 
     page.click("#gallery .ask");
     page.wait_for("!document.querySelector('#preview').hidden && document.activeElement.id === 'question'");
-    page.type_text("What colour is the circle?");
+    page.type_text("What color is the circle?");
     page.press("Enter");
     page.wait_for("document.querySelector('#answers article') && !document.querySelector('#answers .busy')");
     let said = page.evaluate("document.querySelector('#answers article .said').textContent");
@@ -71,7 +77,7 @@ fn a_visitor_draws_and_asks() {
 #[ignore = "needs Chromium (CHROMIUM or /usr/bin/chromium)"]
 fn a_key_is_asked_for_once() {
     let app = TestApp::with(&["--api-key", "sk-page"]);
-    let mut page = Browser::open(&app.url, 420, 900);
+    let mut page = open(&app, 420);
     page.click("#prompt");
     page.type_text("a star");
     page.press("Enter");
@@ -93,7 +99,7 @@ fn a_key_is_asked_for_once() {
 #[ignore = "needs Chromium (CHROMIUM or /usr/bin/chromium)"]
 fn everything_has_a_name_for_those_who_cannot_see() {
     let app = TestApp::start();
-    let mut page = Browser::open(&app.url, 1280, 900);
+    let mut page = open(&app, 1280);
     let tree = page.call("Accessibility.getFullAXTree", serde_json::json!({}));
     let mut named = 0;
     for node in tree["nodes"].as_array().unwrap() {

@@ -1,4 +1,6 @@
 //! The page: three files inside the binary, nothing from elsewhere, and a policy that holds the browser to it.
+//! It uses the public interface alone, so it is also an example of it.
+//! Nothing is built, bundled or templated.
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};

@@ -1,4 +1,6 @@
-//! `POST /v1/chat/completions`: request and proof.
+//! `POST /v1/chat/completions`: the request's shape and the proof that it can be honoured.
+//! What is proved: every parameter in its range, nothing asked for that the model cannot do; the conversation itself is
+//! `conversation`'s. Pictures are still data URLs when the proof is done.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +35,7 @@ pub struct Request {
     /// The older name of `max_completion_tokens`.
     #[schema(minimum = 1)]
     max_tokens: Option<i64>,
-    /// 0 is greedy. The checkpoint says the default.
+    /// 0 is greedy, and the default unless the server was started with another.
     #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f64>,
     /// Nucleus mass; 0 keeps the likeliest token alone.
@@ -134,7 +136,8 @@ pub struct ResponseFormat {
 }
 
 /// One string or up to four.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
 #[schema(as = ChatStop)]
 #[expect(dead_code, reason = "the schema of a stop; TextOr reads it")]
 enum Stop {

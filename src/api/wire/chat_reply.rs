@@ -1,4 +1,6 @@
 //! `POST /v1/chat/completions`: the reply, whole or in chunks.
+//! Required fields are always sent, null where there is nothing to say, because the SDKs read them unasked.
+//! Only shapes; what goes into them is decided in `chat`.
 
 use serde::Serialize;
 use utoipa::ToSchema;

@@ -1,4 +1,6 @@
 //! The messages of a chat: their shape, the proof that they make a conversation, and its pictures.
+//! Everything is bounded before it is kept (messages, parts, pictures, text), and every refusal names its place, as in
+//! `messages[0].content[1].image_url`. Decoding the pictures is a step of its own, for the blocking pool.
 
 use std::sync::Arc;
 
@@ -79,13 +81,12 @@ pub struct ImageUrl {
 }
 
 /// A string, or a list of parts.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
 #[schema(as = ChatContent)]
 #[expect(dead_code, reason = "the schema of a content; TextOr reads it")]
 enum Content {
-    #[schema(title = "text")]
     Text(String),
-    #[schema(title = "parts")]
     Parts(Vec<MessagePart>),
 }
 

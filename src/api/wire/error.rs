@@ -1,4 +1,6 @@
 //! The shape of a failure, the same on every route and inside a stream.
+//! Which status goes with it is `api::error`'s business; here are only the words.
+//! The SDKs show `message`, `param` and `code` to their users.
 
 use serde::Serialize;
 use utoipa::ToSchema;

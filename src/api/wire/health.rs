@@ -1,4 +1,6 @@
 //! `GET /health` and `GET /ready`.
+//! Not OpenAI's: for those who run the server, and for the page.
+//! Both reply with the same shape.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -16,6 +18,6 @@ pub struct Health {
     pub model_version: String,
     /// Samples being computed.
     pub running: usize,
-    /// Samples that wait.
+    /// Requests that wait.
     pub queued: usize,
 }

@@ -1,4 +1,6 @@
-//! `POST /v1/images/generations`: request, proof, reply.
+//! `POST /v1/images/generations`: the request's shape, the proof that it can be honoured, the reply.
+//! Beside OpenAI's fields there are `seed`, `cfg_weight` and `temperature`; the native size, guidance and temperature come
+//! from the checkpoint, and everything else has one meaning here or is refused.
 
 use std::collections::BTreeMap;
 

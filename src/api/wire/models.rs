@@ -1,4 +1,6 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`.
+//! OpenAI's fields, and the content hash of the weights beside them.
+//! Only shapes; `api` makes the list.
 
 use serde::Serialize;
 use utoipa::ToSchema;

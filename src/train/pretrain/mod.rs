@@ -48,7 +48,7 @@ impl PretrainOptions {
     /// The demo model's recipe.
     #[must_use]
     pub fn demo(dir: &Path, device: Device) -> Self {
-        Self { dir: dir.to_owned(), seed: 1, every: Duration::from_secs(60), device, steps: [2400, 1200, 500, 2400] }
+        Self { dir: dir.to_owned(), seed: 1, every: Duration::from_secs(60), device, steps: [2400, 1000, 400, 1700] }
     }
 }
 
@@ -113,7 +113,7 @@ pub fn pretrain(options: &PretrainOptions) -> Result<PathBuf, TrainError> {
     let (vocabulary, image_token_id) = tokenizer::sizes(&tokenizer)?;
 
     let before = demo_config(CODES, vocabulary, image_token_id);
-    let vq = VqOptions { seed, steps: vq_steps, batch: 8, rate: 2e-3, continuous: vq_steps.min(800) };
+    let vq = VqOptions { seed, steps: vq_steps, batch: 8, rate: 2e-3, continuous: vq_steps.min(900) };
     let mut stage = VqStage::new(&before.vq, before.image_size(), vq, device)?;
     run(&mut stage, &run_options)?;
     let merged = merge::merge(stage.finish(), &before.vq, seed, device)?;
