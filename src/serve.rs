@@ -59,14 +59,11 @@ pub async fn run(options: &Serve) -> anyhow::Result<()> {
     let running = start(options, checkpoint).await?;
     let address = running.address;
     tracing::info!(%address, model = name, version, "serving");
-    let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "ULM Server {} serves {name}\n\n  page  http://{address}/\n  API   http://{address}/v1\n",
-        env!("CARGO_PKG_VERSION")
-    )?;
-    out.flush()?;
-    drop(out);
+    let version = env!("CARGO_PKG_VERSION");
+    let greeting =
+        format!("ULM Server {version} serves {name}\n\n  page  http://{address}/\n  API   http://{address}/v1\n\n");
+    // Nobody has to listen: a closed standard output is no reason not to serve.
+    let _ = std::io::stdout().lock().write_all(greeting.as_bytes());
     running.join().await
 }
 

@@ -211,7 +211,7 @@ impl Network {
     /// Codebook ids of `n` whole pictures in raster order → pixels `[n, s, s, 3]`, about [-1, 1].
     pub fn paint(&self, ids: &[u32]) -> Result<Tensor> {
         let tokens = self.grid * self.grid;
-        if ids.is_empty() || ids.len() % tokens != 0 {
+        if ids.is_empty() || !ids.len().is_multiple_of(tokens) {
             bail!("{} ids are no whole pictures of {tokens}", ids.len());
         }
         let pixels = self.vq.decode_ids(ids, ids.len() / tokens, self.grid)?;

@@ -55,7 +55,7 @@ impl Init {
 
 enum Source {
     Given(Tensors),
-    Fresh(ChaCha8Rng),
+    Fresh(Box<ChaCha8Rng>),
 }
 
 /// Where a network's tensors come from.
@@ -75,7 +75,7 @@ impl Params {
     /// Fresh `f32` tensors, a function of the seed and of the order in which they are asked for.
     #[must_use]
     pub fn fresh(seed: u64, device: &Device) -> Self {
-        let source = Source::Fresh(ChaCha8Rng::seed_from_u64(seed));
+        let source = Source::Fresh(Box::new(ChaCha8Rng::seed_from_u64(seed)));
         Self { source: RefCell::new(source), taken: RefCell::default(), device: device.clone() }
     }
 

@@ -27,3 +27,4 @@ mod parity_network;
 mod paths;
 mod saving;
 mod sdk;
+mod start;

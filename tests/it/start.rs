@@ -69,8 +69,8 @@ fn it_serves_until_it_is_told_to_stop() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let page = lines.take(20).find_map(|line| line.trim().strip_prefix("page  http://").map(str::to_owned)).unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let page = lines.find_map(|line| line.trim().strip_prefix("page  http://").map(str::to_owned)).unwrap();
     assert!(std::net::TcpStream::connect(page.trim_end_matches('/')).is_ok());
     assert!(data.path().join("made/here").is_dir());
     assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());

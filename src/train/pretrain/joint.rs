@@ -129,7 +129,7 @@ impl Stage for JointStage {
             let (scene, question) = question::draw(kind, form, Split::Train, &mut dice);
             let picture = Arc::new(render(&scene));
             let prompt = learner.prompter.answer(&asked(&picture, &question.text))?;
-            let mut solution = learner.encode(&question.solution())?.0;
+            let mut solution = learner.encode(&question.solution())?.ids;
             solution.push(learner.prompter.end_of_text());
             asks.push((prompt, solution));
         }

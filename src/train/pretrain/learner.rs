@@ -79,13 +79,13 @@ impl Learner {
             .map_err(|e| failed(&e))
     }
 
-    /// Ids of a text with their byte ranges, nothing added.
+    /// Ids of a text, nothing added.
     ///
     /// # Errors
     /// When the text cannot be tokenised.
-    pub fn encode(&self, text: &str) -> Result<(Vec<u32>, Vec<(usize, usize)>), TrainError> {
+    pub fn encode(&self, text: &str) -> Result<Spelled, TrainError> {
         let encoding = self.tokenizer.encode(text, false).map_err(|e| TrainError::State(e.to_string()))?;
-        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().to_vec()))
+        Ok(Spelled { ids: encoding.get_ids().to_vec(), bytes: encoding.get_offsets().to_vec() })
     }
 
     /// Id of a token by its exact text.
@@ -95,6 +95,12 @@ impl Learner {
     pub fn token(&self, name: &str) -> Result<u32, TrainError> {
         self.tokenizer.token_to_id(name).ok_or_else(|| TrainError::State(format!("the tokenizer has no `{name}`")))
     }
+}
+
+/// A text as ids, and where in the text each begins and ends.
+pub struct Spelled {
+    pub ids: Vec<u32>,
+    pub bytes: Vec<(usize, usize)>,
 }
 
 impl From<PromptError> for TrainError {

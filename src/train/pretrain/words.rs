@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use super::super::TrainError;
 use super::super::optim::{AdamW, AdamWOptions, cosine};
 use super::super::run::{Metrics, Stage};
-use super::learner::{Learner, rows};
+use super::learner::{Learner, Spelled, rows};
 use crate::model::network::{Chunk, Span};
 use crate::model::params::Tensors;
 use crate::model::policy;
@@ -57,8 +57,8 @@ pub fn lessons(
     let mut row = first_row;
     for _ in 0..n {
         let lesson = Lookup::draw(dice);
-        let (ids, ranges) = learner.encode(&lesson.text)?;
-        for (at, &(start, end)) in ranges.iter().enumerate() {
+        let Spelled { ids, bytes } = learner.encode(&lesson.text)?;
+        for (at, &(start, end)) in bytes.iter().enumerate() {
             // The token of a recalled word may begin with the space before it. The row before it (begin shifts by one) predicts it.
             if lesson.recalled.iter().any(|word| end > word.start && start < word.end) {
                 lessons.rows.push((row + at) as u32);
