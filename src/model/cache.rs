@@ -1,4 +1,4 @@
-//! Key-value rows of the sequences in flight: one slot a sequence row, reserved whole and freed whole, no paging.
+//! Key-value rows of the sequences in flight: one slot a sequence row, no paging. Who holds which slot is the scheduler's to know.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -7,7 +7,6 @@ use super::config::TextConfig;
 /// Preallocated keys and values: per layer `[slots, kv heads, capacity, head dim]`.
 pub struct Slots {
     layers: Vec<(Tensor, Tensor)>,
-    taken: Vec<bool>,
     capacity: usize,
 }
 
@@ -18,27 +17,7 @@ impl Slots {
         let shape = (rows, config.num_kv_heads, capacity, config.head_dim);
         let zeros = || Tensor::zeros(shape, dtype, device);
         let layers = (0..config.num_layers).map(|_| Ok((zeros()?, zeros()?)));
-        Ok(Self { layers: layers.collect::<Result<_>>()?, taken: vec![false; rows], capacity })
-    }
-
-    /// Takes a free slot.
-    pub fn reserve(&mut self) -> Option<usize> {
-        let slot = self.taken.iter().position(|taken| !taken)?;
-        self.taken[slot] = true;
-        Some(slot)
-    }
-
-    /// Frees a slot; what it held is forgotten when it is written again.
-    pub fn release(&mut self, slot: usize) {
-        if let Some(taken) = self.taken.get_mut(slot) {
-            *taken = false;
-        }
-    }
-
-    /// Slots that [`Slots::reserve`] can still give.
-    #[must_use]
-    pub fn free(&self) -> usize {
-        self.taken.iter().filter(|taken| !**taken).count()
+        Ok(Self { layers: layers.collect::<Result<_>>()?, capacity })
     }
 
     /// Tokens that fit a slot.
@@ -73,7 +52,7 @@ mod tests {
         let zeros = || Tensor::zeros((2, 2, 3, 1), DType::F32, &Device::Cpu).unwrap();
         for len in 1..=3 {
             let filled = Tensor::arange(0_f32, 12.0, &Device::Cpu).unwrap().reshape((2, 2, 3, 1)).unwrap();
-            let mut slots = Slots { layers: vec![(filled, zeros())], taken: vec![false; 2], capacity: 3 };
+            let mut slots = Slots { layers: vec![(filled, zeros())], capacity: 3 };
             slots.copy(1, 0, len).unwrap();
             let copied = slots.layers[0].0.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let wanted = |at: usize| if at < 6 && at % 3 < len { at + 6 } else { at };

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -132,17 +132,6 @@ impl Scope<'_> {
         }
         self.params.taken.borrow_mut().insert(name, tensor.clone());
         Ok(tensor)
-    }
-
-    /// The element type in which to make constants beside these tensors.
-    #[must_use]
-    pub fn dtype(&self) -> DType {
-        self.params.taken.borrow().values().next().map_or(DType::F32, Tensor::dtype)
-    }
-
-    #[must_use]
-    pub fn device(&self) -> &Device {
-        &self.params.device
     }
 }
 

@@ -8,13 +8,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::TrainError;
-use super::pretrain::asked;
+use super::pretrain::{asked, data};
 use crate::domain::picture::Picture;
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::{Draw, Sampling};
 use crate::engine::EngineHandle;
 use crate::engine::command::{Event, Events, Lane, Submission, Work};
-use crate::world::{Split, judge, suite};
+use crate::model::Model;
+use crate::world::{Split, judge, suite, verify};
 
 /// What to ask, and how to sample the replies.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +74,8 @@ pub struct Report {
     pub answering: BTreeMap<String, Count>,
     /// Replies of the form think, then answer.
     pub format: Count,
+    /// Held-out pictures that the verifier still reads whole after the image tokenizer took them apart and put them together.
+    pub reconstruction: Count,
 }
 
 impl Report {
@@ -95,7 +98,8 @@ impl Report {
         self.drawing.iter().for_each(|(name, count)| text += &line(name, count));
         text += "answering\n";
         self.answering.iter().for_each(|(name, count)| text += &line(name, count));
-        text + &line("format", &self.format)
+        text += &line("format", &self.format);
+        text + "image tokenizer\n" + &line("scenes read back", &self.reconstruction)
     }
 }
 
@@ -266,7 +270,23 @@ pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, 
         drawing: drawing.into_iter().map(|(name, right)| (name, Count::of(right))).collect(),
         answering: answering.into_iter().map(|(name, counts)| (name, guessed(counts))).collect(),
         format: Count::of(format),
+        reconstruction: Count::of(reconstructions(&model, &items)?),
     })
+}
+
+/// Whether each scene is read back whole from its picture's tokens.
+fn reconstructions(model: &Model, items: &[suite::AnswerItem]) -> Result<Vec<bool>, TrainError> {
+    const AT_ONCE: usize = 16;
+    let items: Vec<_> = items.iter().filter(|item| item.split == Split::HeldOut).collect();
+    let mut read = Vec::with_capacity(items.len());
+    for items in items.chunks(AT_ONCE) {
+        let pictures: Vec<Picture> = items.iter().map(|item| item.picture.clone()).collect();
+        let ids = model.network().vq().encode(&data::pixels(&pictures, model.network().device())?)?;
+        for (item, picture) in items.iter().zip(data::unpixels(&model.network().paint(&ids)?)?) {
+            read.push(verify::read(&picture).scene().as_ref() == Some(&item.scene));
+        }
+    }
+    Ok(read)
 }
 
 /// The group of all categories.

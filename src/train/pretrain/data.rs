@@ -6,6 +6,7 @@ use super::super::TrainError;
 use crate::domain::picture::Picture;
 use crate::model::preprocess::Pixels;
 use crate::model::prompt::Prompter;
+use crate::model::to_bytes;
 use crate::world::scene::{BOX, SIDE};
 use crate::world::{Category, Dice, Scene, Split, render};
 
@@ -62,8 +63,7 @@ pub fn pixels(pictures: &[Picture], device: &Device) -> Result<Tensor, TrainErro
 /// When the tensor is not `[n, h, w, 3]`.
 pub fn unpixels(x: &Tensor) -> Result<Vec<Picture>, TrainError> {
     let (n, h, w, _) = x.dims4()?;
-    let bytes: Vec<u8> =
-        x.flatten_all()?.to_vec1::<f32>()?.iter().map(|v| ((v + 1.0) / 2.0 * 255.0).clamp(0.0, 255.0) as u8).collect();
+    let bytes = to_bytes(x)?;
     let picture = |i: usize| Picture::new(w, h, bytes[i * h * w * 3..(i + 1) * h * w * 3].to_vec());
     (0..n).map(|i| picture(i).map_err(|e| TrainError::State(e.to_string()))).collect()
 }

@@ -1,11 +1,13 @@
 //! Pre-training on the world, from nothing: tokenizer → pictures as codes → words → sight → drawing and answering jointly.
 //! Each stage continues from its last checkpoint; a stage that has ended is passed over.
 
-mod data;
+pub mod data;
 mod joint;
 mod learner;
 mod merge;
 mod sight;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 mod vq;
 mod words;
@@ -24,6 +26,8 @@ use crate::model::config::{ModelConfig, TextConfig, VisionConfig, VqConfig};
 use crate::model::network::Network;
 use crate::model::params::{Params, Tensors};
 use crate::model::save::save;
+#[cfg(test)]
+use crate::model::weights;
 use crate::model::{Defaults, ModelFiles};
 use joint::{JointOptions, JointStage};
 use learner::Learner;
@@ -48,7 +52,7 @@ impl PretrainOptions {
     /// The demo model's recipe.
     #[must_use]
     pub fn demo(dir: &Path, device: Device) -> Self {
-        Self { dir: dir.to_owned(), seed: 1, every: Duration::from_secs(60), device, steps: [2400, 1000, 400, 1700] }
+        Self { dir: dir.to_owned(), seed: 1, every: Duration::from_secs(60), device, steps: [7000, 1500, 400, 3000] }
     }
 }
 
@@ -113,7 +117,7 @@ pub fn pretrain(options: &PretrainOptions) -> Result<PathBuf, TrainError> {
     let (vocabulary, image_token_id) = tokenizer::sizes(&tokenizer)?;
 
     let before = demo_config(CODES, vocabulary, image_token_id);
-    let vq = VqOptions { seed, steps: vq_steps, batch: 8, rate: 2e-3, continuous: vq_steps.min(900) };
+    let vq = VqOptions { seed, steps: vq_steps, batch: 8, rate: 2e-3, continuous: vq_steps / 4 };
     let mut stage = VqStage::new(&before.vq, before.image_size(), vq, device)?;
     run(&mut stage, &run_options)?;
     let merged = merge::merge(stage.finish(), &before.vq, seed, device)?;

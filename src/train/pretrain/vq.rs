@@ -154,7 +154,7 @@ impl Stage for VqStage {
     fn step(&mut self, step: u64) -> Result<Metrics, TrainError> {
         let mut rng = self.rng(step);
         // Plain pictures are nearly flat, and the tokenizer's norms learn little from those until it sees objects at all.
-        let crowds = if step < self.options.continuous / 2 { self.options.batch } else { self.options.batch / 2 };
+        let crowds = if step < self.options.continuous / 4 { self.options.batch } else { self.options.batch / 2 };
         let mut pictures = data::crowds(crowds, &mut rng);
         pictures.extend(data::pictures(self.options.batch - crowds, &mut rng));
         let x = data::pixels(&pictures, &self.device)?;
