@@ -120,7 +120,7 @@ pub fn pretrain(options: &PretrainOptions) -> Result<PathBuf, TrainError> {
     let vq = VqOptions { seed, steps: vq_steps, batch: 8, rate: 2e-3, continuous: vq_steps / 4 };
     let mut stage = VqStage::new(&before.vq, before.image_size(), vq, device)?;
     run(&mut stage, &run_options)?;
-    let merged = merge::merge(stage.finish(), &before.vq, seed, device)?;
+    let merged = merge::merge(&stage.finish(), &before.vq, seed, device)?;
 
     let config = demo_config(merged.codes, vocabulary, image_token_id);
     let fresh = Params::fresh(seed, device);

@@ -17,7 +17,7 @@ use crate::domain::picture::Picture;
 use crate::model::config::VqConfig;
 use crate::model::params::{Params, Tensors, variables};
 use crate::model::vq::Vq;
-use crate::world::{Scene, Split, render, verify};
+use crate::world::{Dice, Scene, Split, render, verify};
 
 /// Where the tokenizer's tensors stand in a checkpoint.
 pub const SCOPE: &str = "model.vqmodel";
@@ -216,27 +216,48 @@ impl Stage for VqStage {
 
     /// Pictures above their reconstructions.
     fn look(&self, dir: &Path, step: u64) -> Result<Metrics, TrainError> {
-        let mut dice = self.rng(u64::MAX - 1);
-        let scenes: Vec<Scene> = (0..64).map(|_| Scene::mixed(Split::Train, &mut dice)).collect();
+        let scenes = some_scenes(64, &mut self.rng(u64::MAX - 1));
         let pictures: Vec<Picture> = scenes.iter().map(render).collect();
         let again = reconstruct(&self.vq, &pictures, &self.device, step >= self.options.continuous)?;
-        let read =
-            again.iter().zip(&scenes).filter(|(picture, scene)| verify::read(picture).scene().as_ref() == Some(scene));
-        let read = read.count() as f64 / scenes.len() as f64;
-        let (pictures, again) = (&pictures[..16], &again[..16]);
-        let rows: Vec<Picture> =
-            pictures.chunks(8).zip(again.chunks(8)).flat_map(|(a, b)| a.iter().chain(b).cloned()).collect();
+        let rows: Vec<Picture> = pictures[..16]
+            .chunks(8)
+            .zip(again[..16].chunks(8))
+            .flat_map(|(above, below)| above.iter().chain(below).cloned())
+            .collect();
         draw::grid(&dir.join("reconstructions.png"), &rows, 8, 2)?;
-        Ok(vec![("scenes_read", read)])
+        Ok(vec![("scenes_read", read_back(&again, &scenes))])
     }
 }
 
+/// Training scenes to look at.
+pub fn some_scenes(n: usize, dice: &mut Dice) -> Vec<Scene> {
+    (0..n).map(|_| Scene::mixed(Split::Train, dice)).collect()
+}
+
+/// Share of pictures in which the verifier finds just their scene.
+pub fn read_back(pictures: &[Picture], scenes: &[Scene]) -> f64 {
+    let same = |(picture, scene): &(&Picture, &Scene)| verify::read(picture).scene().as_ref() == Some(*scene);
+    pictures.iter().zip(scenes).filter(same).count() as f64 / scenes.len().max(1) as f64
+}
+
 /// Encodes and decodes pictures; without quantisation while there is no codebook yet.
-fn reconstruct(vq: &Vq, pictures: &[Picture], device: &Device, quantised: bool) -> Result<Vec<Picture>, TrainError> {
-    let features = vq.features(&data::pixels(pictures, device)?)?;
-    let y = match quantised {
-        true => vq.decode_ids(&vq.nearest(&features)?, pictures.len(), features.dim(1)?)?,
-        false => vq.decode(&features)?,
-    };
-    data::unpixels(&y)
+///
+/// # Errors
+/// When the tokenizer fails.
+pub fn reconstruct(
+    vq: &Vq,
+    pictures: &[Picture],
+    device: &Device,
+    quantised: bool,
+) -> Result<Vec<Picture>, TrainError> {
+    let mut again = Vec::with_capacity(pictures.len());
+    for pictures in pictures.chunks(32) {
+        let features = vq.features(&data::pixels(pictures, device)?)?;
+        let y = match quantised {
+            true => vq.decode_ids(&vq.nearest(&features)?, pictures.len(), features.dim(1)?)?,
+            false => vq.decode(&features)?,
+        };
+        again.extend(data::unpixels(&y)?);
+    }
+    Ok(again)
 }
