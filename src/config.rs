@@ -9,14 +9,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Serves unified multimodal models, which draw pictures and answer questions about pictures, behind OpenAI's interface.
 ///
-/// Without a command it serves: the embedded demo model, on http://127.0.0.1:8080, where a page waits to be played with.
+/// Without a command it serves: the model that `--model` names, on http://127.0.0.1:8080, where a page waits to be played with.
 #[derive(Debug, Parser)]
 #[command(
     version,
     args_conflicts_with_subcommands = true,
     after_help = "\
 Try it:
-  ulm                                          serve the demo model and open http://127.0.0.1:8080
   ulm serve --model checkpoints/Janus-Pro-1B   serve a folder in the Hugging Face Janus layout
   curl http://127.0.0.1:8080/v1/images/generations -H 'Content-Type: application/json' \\
        -d '{\"prompt\": \"a red circle above a blue square\"}'
@@ -73,7 +72,7 @@ pub struct Eval {
     /// Work to judge by: `world` draws held-out captions and answers held-out questions, judged from pixels and exact answers
     #[arg(long, default_value = "world")]
     pub suite: Suite,
-    /// Model to judge: a folder in the Hugging Face Janus layout; the embedded demo model by default
+    /// Model to judge: a folder in the Hugging Face Janus layout
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     /// Print the report as JSON
@@ -105,7 +104,7 @@ pub struct Eval {
 /// What to measure the speed of.
 #[derive(Clone, Debug, Args)]
 pub struct Bench {
-    /// Model to measure: a folder in the Hugging Face Janus layout; the embedded demo model by default
+    /// Model to measure: a folder in the Hugging Face Janus layout
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     /// Print the report as JSON
@@ -154,11 +153,10 @@ pub struct Serve {
     /// Folder for what the server keeps; made if it is missing
     #[arg(long, env = "ULM_DATA", default_value = "data", value_name = "FOLDER")]
     pub data: PathBuf,
-    /// Model to serve: a folder in the Hugging Face Janus layout (config.json, model.safetensors, tokenizer.json, ...);
-    /// the embedded demo model by default
+    /// Model to serve: a folder in the Hugging Face Janus layout (config.json, model.safetensors, tokenizer.json, ...)
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
-    /// What clients call the model [default: the folder's name, or ulm-demo]
+    /// What clients call the model [default: the folder's name]
     #[arg(long, env = "ULM_NAME")]
     pub name: Option<String>,
     /// Key that clients must send as `Authorization: Bearer KEY`; may be given several times, or with commas in the

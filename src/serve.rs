@@ -120,13 +120,13 @@ impl Running {
     }
 }
 
-/// The model in `folder`, or the embedded one, and its name.
+/// The model in `folder` and its name.
 ///
 /// # Errors
 /// When it cannot be loaded; the message says what to do.
 pub fn model(folder: Option<&Path>) -> anyhow::Result<(String, Model)> {
     let Some(folder) = folder else {
-        anyhow::bail!("this build has no embedded model; name one with `--model FOLDER`");
+        anyhow::bail!("no model is named; name one with `--model FOLDER`, or train one with `ulm pretrain`");
     };
     let model = Model::load(folder, &Device::Cpu).with_context(|| {
         format!(

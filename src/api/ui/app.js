@@ -2,7 +2,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const PROMPTS = ["a red circle", "two green stars", "a blue heart above a yellow square", "a purple cross and an orange triangle"];
+const PROMPTS = ["a red circle", "two green stars", "a blue heart above a yellow circle", "a purple circle and an orange star"];
 const QUESTIONS = ["What color is the circle?", "How many stars are there?", "Where is the heart?", "Is there a red square?"];
 /** Longest side of a picture sent to the server; the model sees it smaller still. */
 const LONGEST = 1024;
