@@ -18,7 +18,7 @@ fn device(name: DeviceName) -> anyhow::Result<Device> {
     match name {
         DeviceName::Cpu => Ok(Device::Cpu),
         DeviceName::Cuda(_) if !candle_core::utils::cuda_is_available() => {
-            bail!("this build computes on the CPU only; leave `--device` out or build with CUDA")
+            bail!("this build computes on the CPU only; leave `--device` out")
         }
         DeviceName::Cuda(index) => {
             Device::new_cuda(index).with_context(|| format!("CUDA device {index} cannot be used"))

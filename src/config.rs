@@ -124,7 +124,7 @@ pub enum Suite {
     World,
 }
 
-/// A device by name: `cpu`, or `cuda:0` where the build has CUDA.
+/// A device by name: `cpu`, or `cuda:NUMBER` in a build that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceName {
     Cpu,
