@@ -136,7 +136,7 @@ struct Ids {
 }
 
 /// Field of `tokenizer_config.json`, and the name where it is silent.
-const NAMES: [(&str, &str); 8] = [
+pub const NAMES: [(&str, &str); 8] = [
     ("bos_token", "<｜begin▁of▁sentence｜>"),
     ("eos_token", "<｜end▁of▁sentence｜>"),
     ("pad_token", "<｜▁pad▁｜>"),

@@ -26,8 +26,10 @@ pub trait Stage {
     /// Everything the next step depends on, `f32`.
     fn state(&self) -> Result<Tensors, TrainError>;
     fn restore(&mut self, state: &Tensors) -> Result<(), TrainError>;
-    /// Writes what a person would look at into `dir`; returns measurements worth a line.
-    fn look(&self, dir: &Path, step: u64) -> Result<Metrics, TrainError>;
+    /// Writes what a person would look at into `dir`; returns measurements worth a line. By default there is nothing to see.
+    fn look(&self, _dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
+        Ok(vec![])
+    }
 }
 
 /// How a run is carried out; none of it changes what is learned.

@@ -56,16 +56,14 @@ pub struct JointStage {
     learner: Learner,
     optim: AdamW,
     options: JointOptions,
-    begin: u32,
 }
 
 impl JointStage {
     /// # Errors
-    /// When the tokenizer lacks a token.
+    /// When the optimizer's memory cannot be allocated.
     pub fn new(learner: Learner, options: JointOptions) -> Result<Self, TrainError> {
         let optim = AdamW::new(learner.vars.clone(), AdamWOptions::default())?;
-        let begin = learner.token("<｜begin▁of▁sentence｜>")?;
-        Ok(Self { learner, optim, options, begin })
+        Ok(Self { learner, optim, options })
     }
 
     #[must_use]
@@ -153,7 +151,7 @@ impl Stage for JointStage {
             spans.push(Span { slot: 0, start: 0, chunks });
         }
 
-        let lessons = lessons(learner, self.begin, self.options.lessons, row, &mut dice)?;
+        let lessons = lessons(learner, self.options.lessons, row, &mut dice)?;
         spans.extend(lessons.sequences.iter().map(|ids| Span { slot: 0, start: 0, chunks: vec![Chunk::Text(ids)] }));
 
         let hidden = network.forward(&spans)?;

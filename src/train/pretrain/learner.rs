@@ -9,8 +9,14 @@ use super::super::TrainError;
 use crate::model::config::ModelConfig;
 use crate::model::network::Network;
 use crate::model::params::{Params, Tensors, variables};
-use crate::model::prompt::{PromptError, Prompter};
+use crate::model::prompt::{NAMES, PromptError, Prompter};
 use crate::model::{Defaults, Model, ModelFiles};
+
+/// How requests become ids with this tokenizer and Janus-Pro's settings.
+fn prompter(config: &ModelConfig, tokenizer: &[u8]) -> Result<Prompter, TrainError> {
+    let files = ModelFiles { tokenizer: tokenizer.to_vec().into(), ..ModelFiles::default() };
+    files.prompter(config).map_err(|e| TrainError::State(e.to_string()))
+}
 
 /// The network, with the tensors that train as variables.
 pub struct Learner {
@@ -19,6 +25,8 @@ pub struct Learner {
     pub prompter: Prompter,
     pub vars: BTreeMap<String, Var>,
     pub device: Device,
+    /// The id that every sequence begins with.
+    pub begin: u32,
     fixed: Tensors,
     tokenizer: Tokenizer,
     tokenizer_json: Vec<u8>,
@@ -33,7 +41,6 @@ impl Learner {
         config: &ModelConfig,
         tensors: Tensors,
         prefixes: &[&str],
-        prompter: Prompter,
         tokenizer_json: &[u8],
         device: &Device,
     ) -> Result<Self, TrainError> {
@@ -46,12 +53,16 @@ impl Learner {
         let network = Network::new(&params.root(), config)?;
         params.finish()?;
         let tokenizer = Tokenizer::from_bytes(tokenizer_json).map_err(|e| TrainError::State(e.to_string()))?;
+        let (_, name) = NAMES[0];
+        let begin =
+            tokenizer.token_to_id(name).ok_or_else(|| TrainError::State(format!("the tokenizer has no `{name}`")))?;
         Ok(Self {
             config: config.clone(),
             network,
-            prompter,
+            prompter: prompter(config, tokenizer_json)?,
             vars,
             device: device.clone(),
+            begin,
             fixed,
             tokenizer,
             tokenizer_json: tokenizer_json.to_vec(),
@@ -71,12 +82,10 @@ impl Learner {
     /// # Errors
     /// When the tensors cannot be read.
     pub fn model(&self) -> Result<Model, TrainError> {
-        let failed = |e: &dyn std::fmt::Display| TrainError::State(e.to_string());
-        let files = ModelFiles { tokenizer: self.tokenizer_json.clone().into(), ..ModelFiles::default() };
-        let prompter = files.prompter(&self.config).map_err(|e| failed(&e))?;
+        let prompter = prompter(&self.config, &self.tokenizer_json)?;
         let defaults = Defaults { guidance: 1.0, temperature: 1.0 };
         Model::from_tensors(self.config.clone(), prompter, defaults, self.tensors(), &self.device)
-            .map_err(|e| failed(&e))
+            .map_err(|e| TrainError::State(e.to_string()))
     }
 
     /// Ids of a text, nothing added.
@@ -86,14 +95,6 @@ impl Learner {
     pub fn encode(&self, text: &str) -> Result<Spelled, TrainError> {
         let encoding = self.tokenizer.encode(text, false).map_err(|e| TrainError::State(e.to_string()))?;
         Ok(Spelled { ids: encoding.get_ids().to_vec(), bytes: encoding.get_offsets().to_vec() })
-    }
-
-    /// Id of a token by its exact text.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn token(&self, name: &str) -> Result<u32, TrainError> {
-        self.tokenizer.token_to_id(name).ok_or_else(|| TrainError::State(format!("the tokenizer has no `{name}`")))
     }
 }
 

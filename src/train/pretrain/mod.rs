@@ -14,7 +14,6 @@ mod words;
 
 pub use joint::asked;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,13 +21,13 @@ use candle_core::{DType, Device};
 
 use super::TrainError;
 use super::run::{RunOptions, run};
+use crate::model::Defaults;
 use crate::model::config::{ModelConfig, TextConfig, VisionConfig, VqConfig};
 use crate::model::network::Network;
 use crate::model::params::{Params, Tensors};
 use crate::model::save::save;
 #[cfg(test)]
 use crate::model::weights;
-use crate::model::{Defaults, ModelFiles};
 use joint::{JointOptions, JointStage};
 use learner::Learner;
 use sight::{SightOptions, SightStage};
@@ -104,11 +103,6 @@ const CODES: usize = 1024;
 /// # Errors
 /// When a stage fails or the folder cannot be written.
 pub fn pretrain(options: &PretrainOptions) -> Result<PathBuf, TrainError> {
-    let written = |path: &Path| {
-        let path = path.display().to_string();
-        move |source| TrainError::Write { path, source }
-    };
-    fs::create_dir_all(&options.dir).map_err(written(&options.dir))?;
     let (device, seed) = (&options.device, options.seed);
     let run_options = RunOptions { dir: options.dir.clone(), every: options.every, device: device.clone() };
     let [vq_steps, words_steps, sight_steps, joint_steps] = options.steps;
@@ -128,11 +122,7 @@ pub fn pretrain(options: &PretrainOptions) -> Result<PathBuf, TrainError> {
     let mut tensors = fresh.finish()?;
     tensors.extend(merged.tensors);
 
-    let learner = |tensors: Tensors, trains: &[&str]| {
-        let files = ModelFiles { tokenizer: tokenizer.clone().into(), ..ModelFiles::default() };
-        let prompter = files.prompter(&config).map_err(|e| TrainError::State(e.to_string()))?;
-        Learner::new(&config, tensors, trains, prompter, &tokenizer, device)
-    };
+    let learner = |tensors: Tensors, trains: &[&str]| Learner::new(&config, tensors, trains, &tokenizer, device);
     let mut stage = WordsStage::new(
         learner(tensors, &words::TRAINS)?,
         WordsOptions { seed, steps: words_steps, batch: 48, rate: 6e-4 },

@@ -1,8 +1,6 @@
 //! Stage 3: the vision tower and its aligner learn what stands in every patch (shape, colour, size, quarter, background). From
 //! the answers' loss alone the tower would learn next to nothing in the time there is.
 
-use std::path::Path;
-
 use candle_core::{Tensor, Var};
 use rand::SeedableRng;
 
@@ -123,9 +121,5 @@ impl Stage for SightStage {
 
     fn restore(&mut self, state: &Tensors) -> Result<(), TrainError> {
         Ok(self.optim.restore(state)?)
-    }
-
-    fn look(&self, _dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
-        Ok(vec![])
     }
 }

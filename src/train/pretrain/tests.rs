@@ -15,9 +15,7 @@ fn learner(trains: &[&str]) -> Learner {
     let config = demo_config(32, vocabulary, image_token_id);
     let fresh = Params::fresh(SEED, &Device::Cpu);
     Network::new(&fresh.root(), &config).unwrap();
-    let files = ModelFiles { tokenizer: tokenizer.clone().into(), ..ModelFiles::default() };
-    let prompter = files.prompter(&config).unwrap();
-    Learner::new(&config, fresh.finish().unwrap(), trains, prompter, &tokenizer, &Device::Cpu).unwrap()
+    Learner::new(&config, fresh.finish().unwrap(), trains, &tokenizer, &Device::Cpu).unwrap()
 }
 
 /// Four steps straight; and two, a checkpoint through a file, and two more with a stage made anew: the same to the last bit.

@@ -9,23 +9,12 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
 use super::super::TrainError;
+use crate::model::prompt::NAMES;
 use crate::world::{Form, Kind, Split, dice, language, question};
 
 /// Ids of the whole vocabulary.
 const SIZE: usize = 640;
 const TEXTS: usize = 20_000;
-
-/// Janus-Pro's names of the special tokens.
-const SPECIAL: [&str; 8] = [
-    "<｜begin▁of▁sentence｜>",
-    "<｜end▁of▁sentence｜>",
-    "<｜▁pad▁｜>",
-    "<begin_of_image>",
-    "<end_of_image>",
-    "<image_placeholder>",
-    "<|User|>",
-    "<|Assistant|>",
-];
 
 /// What CoRL's templates put behind every question of a form.
 fn instructions() -> BTreeSet<String> {
@@ -50,11 +39,11 @@ pub fn build(seed: u64) -> Result<Vec<u8>, TrainError> {
         .with_decoder(Some(bytes))
         .build()
         .map_err(failed)?;
-    let special = SPECIAL.map(|name| AddedToken::from(name, true).normalized(false));
+    let special = NAMES.map(|(_, name)| AddedToken::from(name, true).normalized(false));
     let plain: Vec<AddedToken> =
         instructions().into_iter().map(|text| AddedToken::from(text, false).normalized(false)).collect();
     let mut trainer = BpeTrainer::builder()
-        .vocab_size(SIZE - SPECIAL.len() - plain.len())
+        .vocab_size(SIZE - NAMES.len() - plain.len())
         .min_frequency(2)
         .show_progress(false)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
@@ -64,12 +53,13 @@ pub fn build(seed: u64) -> Result<Vec<u8>, TrainError> {
     let mut tokenizer: tokenizers::Tokenizer = text.parse().map_err(failed)?;
     tokenizer.add_special_tokens(special).map_err(failed)?;
     tokenizer.add_tokens(plain).map_err(failed)?;
-    let begin = tokenizer.token_to_id(SPECIAL[0]).unwrap_or_default();
+    let (_, begin) = NAMES[0];
+    let begin_id = tokenizer.token_to_id(begin).unwrap_or_default();
     let template = TemplateProcessing::builder()
-        .try_single(format!("{}:0 $A:0", SPECIAL[0]))
-        .and_then(|b| b.try_pair(format!("{0}:0 $A:0 {0}:1 $B:1", SPECIAL[0])))
+        .try_single(format!("{begin}:0 $A:0"))
+        .and_then(|b| b.try_pair(format!("{begin}:0 $A:0 {begin}:1 $B:1")))
         .map_err(|e| TrainError::State(e.to_string()))?
-        .special_tokens(vec![(SPECIAL[0], begin)])
+        .special_tokens(vec![(begin, begin_id)])
         .build()
         .map_err(|e| TrainError::State(e.to_string()))?;
     tokenizer.with_post_processor(Some(template));

@@ -1,8 +1,6 @@
 //! Stage 2: the decoder learns to look things up, in text alone. Binding (which colour belongs to which shape) is the hard
 //! part of drawing and answering; learned here it costs minutes.
 
-use std::path::Path;
-
 use rand::SeedableRng;
 
 use super::super::TrainError;
@@ -32,7 +30,6 @@ pub struct WordsStage {
     learner: Learner,
     optim: AdamW,
     options: WordsOptions,
-    begin: u32,
 }
 
 /// Lessons as ids, with the rows (over all lessons) whose next id is a recalled value, and those ids.
@@ -46,13 +43,7 @@ pub struct Lessons {
 ///
 /// # Errors
 /// When a lesson cannot be tokenised.
-pub fn lessons(
-    learner: &Learner,
-    begin: u32,
-    n: usize,
-    first_row: usize,
-    dice: &mut Dice,
-) -> Result<Lessons, TrainError> {
+pub fn lessons(learner: &Learner, n: usize, first_row: usize, dice: &mut Dice) -> Result<Lessons, TrainError> {
     let mut lessons = Lessons { sequences: Vec::with_capacity(n), rows: vec![], ids: vec![] };
     let mut row = first_row;
     for _ in 0..n {
@@ -65,7 +56,7 @@ pub fn lessons(
                 lessons.ids.push(ids[at]);
             }
         }
-        let sequence: Vec<u32> = std::iter::once(begin).chain(ids).collect();
+        let sequence: Vec<u32> = std::iter::once(learner.begin).chain(ids).collect();
         row += sequence.len();
         lessons.sequences.push(sequence);
     }
@@ -74,11 +65,10 @@ pub fn lessons(
 
 impl WordsStage {
     /// # Errors
-    /// When the tokenizer lacks a token.
+    /// When the optimizer's memory cannot be allocated.
     pub fn new(learner: Learner, options: WordsOptions) -> Result<Self, TrainError> {
         let optim = AdamW::new(learner.vars.clone(), AdamWOptions::default())?;
-        let begin = learner.token("<｜begin▁of▁sentence｜>")?;
-        Ok(Self { learner, optim, options, begin })
+        Ok(Self { learner, optim, options })
     }
 
     #[must_use]
@@ -99,7 +89,7 @@ impl Stage for WordsStage {
     fn step(&mut self, step: u64) -> Result<Metrics, TrainError> {
         let mut dice = Dice::seed_from_u64(self.options.seed);
         dice.set_stream(step + 1);
-        let lessons = lessons(&self.learner, self.begin, self.options.batch, 0, &mut dice)?;
+        let lessons = lessons(&self.learner, self.options.batch, 0, &mut dice)?;
         let spans: Vec<Span<'_>> =
             lessons.sequences.iter().map(|ids| Span { slot: 0, start: 0, chunks: vec![Chunk::Text(ids)] }).collect();
         let hidden = rows(&self.learner.network.forward(&spans)?, lessons.rows)?;
@@ -117,10 +107,6 @@ impl Stage for WordsStage {
 
     fn restore(&mut self, state: &Tensors) -> Result<(), TrainError> {
         Ok(self.optim.restore(state)?)
-    }
-
-    fn look(&self, _dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
-        Ok(vec![])
     }
 }
 
