@@ -9,16 +9,18 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Serves unified multimodal models, which draw pictures and answer questions about pictures, behind OpenAI's interface.
 ///
-/// Without a command it serves: the model that `--model` names, on http://127.0.0.1:8080, where a page waits to be played with.
+/// Without a command it serves the small demo model that it carries, on http://127.0.0.1:8080, where a page waits to be played
+/// with.
 #[derive(Debug, Parser)]
 #[command(
     version,
     args_conflicts_with_subcommands = true,
     after_help = "\
 Try it:
-  ulm serve --model checkpoints/Janus-Pro-1B   serve a folder in the Hugging Face Janus layout
+  ulm                                          serve the demo model
   curl http://127.0.0.1:8080/v1/images/generations -H 'Content-Type: application/json' \\
        -d '{\"prompt\": \"a red circle above a blue square\"}'
+  ulm serve --model checkpoints/Janus-Pro-1B   serve a folder in the Hugging Face Janus layout
   ulm pretrain --out runs/demo                 train the demo model from nothing
   ulm eval --suite world                       judge what the model draws and answers
   ulm bench                                    measure how fast it does
@@ -55,7 +57,7 @@ pub struct Pretrain {
     /// stopped goes on from its last checkpoint
     #[arg(long, default_value = "runs/demo", value_name = "FOLDER")]
     pub out: PathBuf,
-    /// Seed of weights and lessons; the same seed gives the same model
+    /// Seed of weights and lessons; the same seed gives the same model on the same kind of processor
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Minutes between checkpoints
@@ -72,7 +74,7 @@ pub struct Eval {
     /// Work to judge by: `world` draws held-out captions and answers held-out questions, judged from pixels and exact answers
     #[arg(long, default_value = "world")]
     pub suite: Suite,
-    /// Model to judge: a folder in the Hugging Face Janus layout
+    /// Model to judge: a folder in the Hugging Face Janus layout [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     /// Print the report as JSON
@@ -104,7 +106,7 @@ pub struct Eval {
 /// What to measure the speed of.
 #[derive(Clone, Debug, Args)]
 pub struct Bench {
-    /// Model to measure: a folder in the Hugging Face Janus layout
+    /// Model to measure: a folder in the Hugging Face Janus layout [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     /// Print the report as JSON
@@ -154,9 +156,10 @@ pub struct Serve {
     #[arg(long, env = "ULM_DATA", default_value = "data", value_name = "FOLDER")]
     pub data: PathBuf,
     /// Model to serve: a folder in the Hugging Face Janus layout (config.json, model.safetensors, tokenizer.json, ...)
+    /// [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
-    /// What clients call the model [default: the folder's name]
+    /// What clients call the model [default: the folder's name, or `ulm-demo`]
     #[arg(long, env = "ULM_NAME")]
     pub name: Option<String>,
     /// Key that clients must send as `Authorization: Bearer KEY`; may be given several times, or with commas in the

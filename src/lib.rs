@@ -7,6 +7,7 @@ pub mod api;
 pub mod bench;
 pub mod commands;
 pub mod config;
+pub mod demo;
 pub mod domain;
 pub mod engine;
 pub mod model;

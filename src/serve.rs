@@ -17,6 +17,7 @@ use candle_core::Device;
 
 use crate::api::{self, Defaults, Options, Service};
 use crate::config::Serve;
+use crate::demo;
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
 use crate::model::Model;
 
@@ -120,13 +121,13 @@ impl Running {
     }
 }
 
-/// The model in `folder` and its name.
+/// The model in `folder` and its name; without a folder the demo model.
 ///
 /// # Errors
 /// When it cannot be loaded; the message says what to do.
 pub fn model(folder: Option<&Path>) -> anyhow::Result<(String, Model)> {
     let Some(folder) = folder else {
-        anyhow::bail!("no model is named; name one with `--model FOLDER`, or train one with `ulm pretrain`");
+        return Ok((demo::NAME.into(), demo::load(&Device::Cpu).context("the demo model cannot be loaded")?));
     };
     let model = Model::load(folder, &Device::Cpu).with_context(|| {
         format!(

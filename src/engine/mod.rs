@@ -122,11 +122,21 @@ impl Engine {
         let runner = Runner::new(Arc::clone(&model), slots, limits, receiver, Arc::clone(&shared));
         let thread = Builder::new()
             .name("engine".to_owned())
-            .spawn(move || runner.run())
+            .spawn(move || {
+                let _pool = join_pool();
+                runner.run();
+            })
             .map_err(|e| EngineError::Start(e.to_string()))?;
         let room = Room { capacity, image_tokens: model.config().image_tokens() };
         Ok(EngineHandle { model, room, queues, commands, shared, thread: Arc::new(Mutex::new(Some(thread))) })
     }
+}
+
+/// Makes this thread the first of a pool of its own, for as long as the pool is kept. A step is dozens of small parallel loops; each
+/// that is begun outside a pool puts its thread to sleep and wakes another, which takes longer than the loop.
+fn join_pool() -> Option<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().use_current_thread().build();
+    pool.inspect_err(|error| tracing::warn!(%error, "the engine computes in the common pool")).ok()
 }
 
 /// The way into a running engine; clones share it.

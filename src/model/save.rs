@@ -25,6 +25,11 @@ fn stored_as(dtype: DType) -> Result<&'static str, ModelError> {
     }
 }
 
+/// The number as people write it: 1.35, not the digits of its nearest `f32`.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
 fn pretty(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
@@ -61,8 +66,8 @@ pub fn save(
         preprocessor_config: Some(&pictures),
     };
     let mut generation = Prompter::from_files(&files, config)?.generation_config();
-    generation["guidance_scale"] = json!(defaults.guidance);
-    generation["temperature"] = json!(defaults.temperature);
+    generation["guidance_scale"] = json!(decimal(defaults.guidance));
+    generation["temperature"] = json!(decimal(defaults.temperature));
     // transformers heeds a temperature only where it samples, and refuses to sample at 0.
     generation["do_sample"] = json!(defaults.temperature > 0.0);
     let generation = pretty(&generation);

@@ -1,5 +1,6 @@
 //! What a person looks at: grids of pictures as PNG and curves as SVG. Knows nothing of what is trained.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use plotters::prelude::*;
@@ -38,10 +39,10 @@ pub fn grid(path: &Path, pictures: &[Picture], columns: usize, zoom: usize) -> R
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn curves(path: &Path, title: &str, curves: &[(String, Vec<(f64, f64)>)]) -> Result<(), TrainError> {
-    let points = || curves.iter().flat_map(|(_, points)| points).filter(|p| p.1.is_finite());
+pub fn curves(path: &Path, title: &str, curves: &BTreeMap<String, Vec<(u64, f64)>>) -> Result<(), TrainError> {
+    let points = || curves.values().flatten().filter(|p| p.1.is_finite());
     let (mut low, mut high) = points().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), p| (a.min(p.1), b.max(p.1)));
-    let last = points().fold(1.0, |x: f64, p| x.max(p.0));
+    let last = points().map(|p| p.0).max().unwrap_or(1).max(1);
     if low > high {
         (low, high) = (0.0, 1.0);
     }
@@ -53,7 +54,7 @@ pub fn curves(path: &Path, title: &str, curves: &[(String, Vec<(f64, f64)>)]) ->
             .margin(10)
             .x_label_area_size(30)
             .y_label_area_size(50)
-            .build_cartesian_2d(0.0..last, low..high.max(low + 1e-9))?;
+            .build_cartesian_2d(0..last, low..high.max(low + 1e-9))?;
         chart.configure_mesh().x_desc("step").light_line_style(WHITE).draw()?;
         for (i, (name, points)) in curves.iter().enumerate() {
             let colour = Palette99::pick(i).to_rgba();

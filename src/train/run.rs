@@ -2,6 +2,7 @@
 //!
 //! A step is a function of (state, step number), so a run continued from a checkpoint takes the steps it would have taken.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,14 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
 use super::{TrainError, draw};
 use crate::model::params::Tensors;
 use crate::model::weights;
+
+/// The metric that every step has: its time.
+const SECONDS: &str = "seconds";
 
 /// Named numbers of one step.
 pub type Metrics = Vec<(&'static str, f64)>;
@@ -32,6 +37,17 @@ pub trait Stage {
     }
 }
 
+/// What a run has shown, in short.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    pub stage: &'static str,
+    pub steps: u64,
+    /// Time that the steps took.
+    pub seconds: f64,
+    /// Each metric as (step, mean over a stretch).
+    pub curves: BTreeMap<String, Vec<(u64, f64)>>,
+}
+
 /// How a run is carried out; none of it changes what is learned.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -47,11 +63,11 @@ fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
     move |source| TrainError::Write { path, source }
 }
 
-/// Runs `stage` to its end, from its last checkpoint if there is one.
+/// Runs `stage` to its end, from its last checkpoint if there is one, and tells what all of its steps have shown.
 ///
 /// # Errors
 /// When a step fails or the folder cannot be written.
-pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<(), TrainError> {
+pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<Record, TrainError> {
     let dir = options.dir.join(stage.name());
     fs::create_dir_all(&dir).map_err(write_error(&dir))?;
     let state_path = dir.join("state.safetensors");
@@ -73,7 +89,7 @@ pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<(), TrainError
     while step < stage.steps() {
         let begun = Instant::now();
         let mut metrics = stage.step(step)?;
-        metrics.push(("seconds", begun.elapsed().as_secs_f64()));
+        metrics.push((SECONDS, begun.elapsed().as_secs_f64()));
         log.add(step, &metrics)?;
         bar.set_message(
             metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  "),
@@ -85,13 +101,14 @@ pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<(), TrainError
             state.insert("run.step".into(), Tensor::new(&[step as f32], &options.device)?);
             weights::write(&state_path, &state, DType::F32)?;
             let seen = stage.look(&dir, step)?;
+            log.add(step - 1, &seen)?;
             tracing::info!(stage = stage.name(), step, ?metrics, ?seen, "checkpoint");
             draw::curves(&dir.join("curves.svg"), stage.name(), &log.smooth(100))?;
             saved = Instant::now();
         }
     }
     bar.finish();
-    Ok(())
+    Ok(Record { stage: stage.name(), steps: step, seconds: log.seconds(), curves: log.smooth(50) })
 }
 
 /// `metrics.jsonl`, and the same in memory for the curves.
@@ -132,20 +149,26 @@ impl Log {
         self.write(step, metrics.iter().map(|&(name, value)| (name.to_owned(), value)).collect())
     }
 
+    /// Time that the steps took.
+    fn seconds(&self) -> f64 {
+        let metrics = self.rows.iter().flat_map(|(_, metrics)| metrics);
+        metrics.filter(|(name, _)| name == SECONDS).map(|(_, value)| value).sum()
+    }
+
     /// Each metric but the time, as means over about `count` equal stretches.
-    fn smooth(&self, count: usize) -> Vec<(String, Vec<(f64, f64)>)> {
-        let mut curves: std::collections::BTreeMap<&str, Vec<(f64, f64)>> = std::collections::BTreeMap::new();
+    fn smooth(&self, count: usize) -> BTreeMap<String, Vec<(u64, f64)>> {
+        let mut curves: BTreeMap<String, Vec<(u64, f64)>> = BTreeMap::new();
         for stretch in self.rows.chunks(self.rows.len().div_ceil(count).max(1)) {
-            let mut sums: std::collections::BTreeMap<&str, (f64, f64)> = std::collections::BTreeMap::new();
-            for (name, value) in stretch.iter().flat_map(|(_, metrics)| metrics).filter(|(name, _)| name != "seconds") {
+            let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+            for (name, value) in stretch.iter().flat_map(|(_, metrics)| metrics).filter(|(name, _)| name != SECONDS) {
                 let sum = sums.entry(name).or_default();
                 *sum = (sum.0 + value, sum.1 + 1.0);
             }
-            let at = stretch.last().map_or(0, |row| row.0) as f64;
+            let at = stretch.last().map_or(0, |row| row.0);
             for (name, (sum, n)) in sums {
-                curves.entry(name).or_default().push((at, sum / n));
+                curves.entry(name.to_owned()).or_default().push((at, sum / n));
             }
         }
-        curves.into_iter().map(|(name, points)| (name.to_owned(), points)).collect()
+        curves
     }
 }

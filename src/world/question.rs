@@ -41,6 +41,8 @@ pub struct Question {
     pub text: String,
     /// The model thought: what stands between the think tags.
     pub think: String,
+    /// The same with the comparison it rests on put into words, where it rests on one: `star top, circle bottom, above; above yes`.
+    pub worked: Option<String>,
     /// The right answer: a letter in `Choice`, else one to three words.
     pub answer: String,
 }
@@ -55,6 +57,19 @@ pub struct Graded {
 }
 
 impl Kind {
+    /// A kind, each as often as its weight says (in the order of `ALL`). The last when all weights are 0.
+    #[must_use]
+    pub fn pick(weights: &[u32; 6], dice: &mut Dice) -> Self {
+        let mut at = dice.random_range(0..weights.iter().sum::<u32>().max(1));
+        let mut kinds = Self::ALL.into_iter().zip(weights);
+        let chosen = kinds.find(|(_, weight)| {
+            let here = at < **weight;
+            at = at.saturating_sub(**weight);
+            here
+        });
+        chosen.map_or(Self::Place, |(kind, _)| kind)
+    }
+
     /// The share that blind guessing gets right.
     #[must_use]
     pub fn guessing_rate(self, form: Form) -> f64 {
@@ -73,6 +88,8 @@ struct Bare {
     question: String,
     list: String,
     key: String,
+    /// What a comparison in the key comes to, and what was asked.
+    compared: Option<[&'static str; 2]>,
     value: &'static str,
     others: Vec<&'static str>,
 }
@@ -128,6 +145,7 @@ fn colour(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         question: format!("What color is the {}?", object.shape.word()),
         list: scene.describe(Order::ShapeColour),
         key: object.shape.word().to_owned(),
+        compared: None,
         value: object.colour.word(),
         others: distractors(scene, &Colour::ALL, |o| o.colour, Colour::word, dice),
     })
@@ -139,6 +157,7 @@ fn shape(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         question: format!("What shape is the {} object?", object.colour.word()),
         list: scene.describe(Order::ColourShape),
         key: object.colour.word().to_owned(),
+        compared: None,
         value: object.shape.word(),
         others: distractors(scene, &Shape::ALL, |o| o.shape, Shape::word, dice),
     })
@@ -150,6 +169,7 @@ fn place(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         question: format!("Where is the {}?", object.shape.word()),
         list: scene.describe(Order::ShapePlace),
         key: object.shape.word().to_owned(),
+        compared: None,
         value: object.place.word(),
         others: distractors(scene, &Place::ALL, |o| o.place, Place::word, dice),
     })
@@ -178,6 +198,7 @@ fn count_of(scene: &Scene, shape: Shape) -> Bare {
         question: format!("How many {} are there?", shape.plural()),
         list: list.join(", "),
         key: shape.word().to_owned(),
+        compared: None,
         value: COUNTS[usize::max(counted, 1) - 1],
         others: COUNTS.to_vec(),
     }
@@ -219,6 +240,7 @@ fn relation(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         question: format!("Is the {first} {phrase} the {second}?"),
         list: scene.describe(Order::ShapePlace),
         key: format!("{first} {}, {second} {},", step(a), step(b)),
+        compared: Some([truth.word(), asked.word()]),
         value: if yes { "yes" } else { "no" },
         others: vec!["yes", "no"],
     })
@@ -253,6 +275,7 @@ fn existence(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         question: format!("Is there {} {pair}?", article(&pair)),
         list: scene.describe(Order::ColourShape),
         key: pair,
+        compared: None,
         value: if yes { "yes" } else { "no" },
         others: vec!["yes", "no"],
     })
@@ -284,13 +307,15 @@ fn distractors<T: Copy + PartialEq>(
 
 impl Bare {
     fn into_form(self, kind: Kind, form: Form, dice: &mut Dice) -> Question {
-        let Self { question, list, key, value, others } = self;
+        let Self { question, list, key, compared, value, others } = self;
+        let worked = compared.map(|[found, asked]| format!("{key} {found}; {asked}"));
         match form {
             Form::Plain => Question {
                 kind,
                 form,
                 text: question,
                 think: format!("{list}; {key} {value}"),
+                worked: worked.map(|key| format!("{list}; {key} {value}")),
                 answer: value.to_owned(),
             },
             Form::Open => Question {
@@ -298,6 +323,7 @@ impl Bare {
                 form,
                 text: open_text(&question),
                 think: format!("{list}; {key} {value}"),
+                worked: worked.map(|key| format!("{list}; {key} {value}")),
                 answer: value.to_owned(),
             },
             Form::Choice => {
@@ -313,6 +339,7 @@ impl Bare {
                     form,
                     text: choice_text(&question, &options),
                     think: format!("{list}; {}; {key} {value} {letter}", pairs.join(", ")),
+                    worked: worked.map(|key| format!("{list}; {}; {key} {value} {letter}", pairs.join(", "))),
                     answer: letter.to_owned(),
                 }
             }
@@ -350,6 +377,12 @@ impl Question {
         format!("<think>{}</think><answer>{}</answer>", self.think, self.answer)
     }
 
+    /// The reply to train on, its comparison put into words.
+    #[must_use]
+    pub fn worked_solution(&self) -> String {
+        format!("<think>{}</think><answer>{}</answer>", self.worked.as_ref().unwrap_or(&self.think), self.answer)
+    }
+
     /// Grades a reply. Without an answer block nothing is correct, except that a `Plain` question may be answered bare.
     #[must_use]
     pub fn grade(&self, reply: &str) -> Graded {
@@ -385,6 +418,7 @@ mod tests {
             question: "What color is the star?".to_owned(),
             list: scene().describe(Order::ShapeColour),
             key: "star".to_owned(),
+            compared: None,
             value: "red",
             others: vec!["blue", "red", "green", "yellow"],
         };

@@ -1,4 +1,5 @@
-//! A server in this process, on a real port and with a real (small, random) model, and the verbs that tests speak to it.
+//! A server in this process, on a real port and with a real model (a small random one, or the demo), and the verbs that tests
+//! speak to it.
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -43,17 +44,27 @@ impl TestApp {
 
     /// With further options of the command line.
     pub fn with(options: &[&str]) -> Self {
+        Self::serve(MODEL, Model::from_files(&files(), &Device::Cpu).unwrap(), options)
+    }
+
+    /// As it starts without a model named.
+    pub fn demo() -> Self {
+        let (name, model) = serve::model(None).unwrap();
+        Self::serve(&name, model, &[])
+    }
+
+    fn serve(name: &str, model: Model, options: &[&str]) -> Self {
         let base = ["ulm", "--listen", "127.0.0.1:0", "--log", "warn"];
         let context = ["--context", "512"];
         let context = if options.contains(&context[0]) { [].as_slice() } else { &context };
         let Cli { serve: options, log, .. } = Cli::try_parse_from(base.iter().chain(context).chain(options)).unwrap();
         // Only the first application of the process can.
         let _ = telemetry::start(&log);
-        let model = Model::from_files(&files(), &Device::Cpu).unwrap();
+        let name = name.to_owned();
         let (sender, receiver) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async {
-                let running = serve::start(&options, Checkpoint::new(&options, MODEL, model)).await.unwrap();
+                let running = serve::start(&options, Checkpoint::new(&options, &name, model)).await.unwrap();
                 sender.send((running.address, running.engine.clone(), running.handle.clone())).unwrap();
                 running.join().await.unwrap();
             });

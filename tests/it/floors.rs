@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 13] = [
+const FLOORS: [(&str, u8); 14] = [
     ("domain", 0),
     ("model", 1),
     ("world", 1),
@@ -14,6 +14,7 @@ const FLOORS: [(&str, u8); 13] = [
     ("bench", TOP),
     ("commands", TOP),
     ("config", TOP),
+    ("demo", TOP),
     ("telemetry", TOP),
     ("serve", TOP),
     ("lib", TOP),
@@ -27,7 +28,7 @@ const PRIVATE: [(&str, &[&str]); 5] = [
     ("utoipa", &["api"]),
     ("anyhow", &["bench", "commands", "config", "telemetry", "serve", "lib", "main"]),
     ("clap", &["config", "main"]),
-    ("candle_core", &["model", "engine", "train", "commands", "serve", "main"]),
+    ("candle_core", &["model", "engine", "train", "commands", "demo", "serve", "main"]),
 ];
 
 fn floor(wing: &str) -> Option<u8> {

@@ -1,5 +1,5 @@
 //! One integration binary: the parts of the server against the published model's numbers, and a server in this process on a real
-//! port with a small random model.
+//! port with a small random model, or with the demo model.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,6 +12,7 @@ mod app;
 mod bad_input;
 mod browser;
 mod chat;
+mod demo;
 mod engine;
 mod engine_model;
 mod floors;

@@ -1,9 +1,12 @@
 //! Fused 3×3 convolution and nearest upsampling on channels-last pictures, with their backward passes.
 //!
 //! In a zero-padded channels-last picture the three pixels under one kernel row are neighbours in memory, and so are the
-//! kernel rows of consecutive pixels. A convolution is then three matrix products on overlapping views, with no im2col copy.
+//! kernel rows of consecutive pixels. A convolution is then three matrix products on overlapping views, with no im2col copy; and
+//! where the output channels fill whole vectors, a loop over these views in place, with nothing packed and the sums in registers.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
 use super::kernel::{Mat, View, matmul, slice};
@@ -73,6 +76,13 @@ fn convolve(x: &[f32], weight: &[f32], bias: Option<&[f32]>, d: Dims) -> Result<
     tasks.into_par_iter().try_for_each(|(x, y0, y)| {
         let rows = y.len() / out_row;
         let padded = d.pad(x, y0, rows);
+        if d.out.is_multiple_of(LANES) {
+            for (row, y) in y.chunks_exact_mut(out_row).enumerate() {
+                let lines = &padded[row * d.padded_row()..(row + 3) * d.padded_row()];
+                convolve_line(lines, weight, bias, d.c, d.out, y);
+            }
+            return Ok(());
+        }
         let mut wide = vec![0.0; rows * (d.w + 2) * d.out];
         for ky in 0..3 {
             let w = Mat::rows(&weight[ky * kernel..(ky + 1) * kernel], 3 * d.c, d.out, d.out);
@@ -87,6 +97,61 @@ fn convolve(x: &[f32], weight: &[f32], bias: Option<&[f32]>, d: Dims) -> Result<
         Result::Ok(())
     })?;
     Ok(y)
+}
+
+/// Channels of a vector, and pixels computed together: their sums stay in registers.
+const LANES: usize = 16;
+const PIXELS: usize = 8;
+
+/// One line of the output `y [w, out]` from the three padded lines `[3, w + 2, c]` that it sees; `out` is a multiple of `LANES`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn convolve_line(lines: &[f32], weight: &[f32], bias: Option<&[f32]>, c: usize, out: usize, y: &mut [f32]) {
+    let fused = target_cfg_f!(target_feature = "fma");
+    let mut parts = y.chunks_exact_mut(PIXELS * out);
+    let mut first = 0;
+    for y in parts.by_ref() {
+        convolve_pixels::<PIXELS>(lines, weight, bias, (c, out), first, y, fused);
+        first += PIXELS;
+    }
+    for y in parts.into_remainder().chunks_exact_mut(out) {
+        convolve_pixels::<1>(lines, weight, bias, (c, out), first, y, fused);
+        first += 1;
+    }
+}
+
+/// `N` pixels from `first` on; `fused` is known where this is compiled into.
+#[inline(always)]
+fn convolve_pixels<const N: usize>(
+    lines: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    (c, out): (usize, usize),
+    first: usize,
+    y: &mut [f32],
+    fused: bool,
+) {
+    for channel in (0..out).step_by(LANES) {
+        let mut start = [0.0; LANES];
+        if let Some(bias) = bias {
+            start.copy_from_slice(&bias[channel..channel + LANES]);
+        }
+        let mut sums = [start; N];
+        for (line, weight) in lines.chunks_exact(lines.len() / 3).zip(weight.chunks_exact(3 * c * out)) {
+            let seen: [&[f32]; N] = std::array::from_fn(|pixel| &line[(first + pixel) * c..(first + pixel + 3) * c]);
+            for (at, weight) in weight.chunks_exact(out).enumerate() {
+                let weight = &weight[channel..channel + LANES];
+                for (sums, seen) in sums.iter_mut().zip(seen) {
+                    let input = seen[at];
+                    for (sum, weight) in sums.iter_mut().zip(weight) {
+                        *sum = if fused { input.mul_add(*weight, *sum) } else { input * *weight + *sum };
+                    }
+                }
+            }
+        }
+        for (y, sums) in y.chunks_exact_mut(out).zip(sums) {
+            y[channel..channel + LANES].copy_from_slice(&sums);
+        }
+    }
 }
 
 /// The kernel turned by 180 degrees with inputs and outputs exchanged: `[9 c, out]` → `[9 out, c]`.

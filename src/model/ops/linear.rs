@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::few;
 use super::kernel::{Mat, View, matmul, slice};
 
 /// `x [rows, in]`, `w [out, in]` → `[rows, out]`.
@@ -18,7 +19,12 @@ fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, lx: &Layout, lw: &Layout)
         Some(b) => b.repeat(rows),
         None => vec![0.0; rows * outer],
     };
-    matmul(&mut y, outer, Mat::rows(x, rows, inner, inner), Mat::rows(w, outer, inner, inner).t(), bias.is_some(), 0)?;
+    if (2..few::MOST_ROWS).contains(&rows) {
+        few::add_product(&mut y, x, w, inner, outer);
+    } else {
+        let (x, w) = (Mat::rows(x, rows, inner, inner), Mat::rows(w, outer, inner, inner));
+        matmul(&mut y, outer, x, w.t(), bias.is_some(), 0)?;
+    }
     Ok((CpuStorage::F32(y), Shape::from((rows, outer))))
 }
 

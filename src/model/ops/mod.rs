@@ -5,6 +5,7 @@
 mod act;
 mod attention;
 mod conv;
+mod few;
 mod kernel;
 mod linear;
 mod norm;

@@ -39,6 +39,7 @@ fn agree(name: &str, shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Result<Tensor
 #[test]
 fn linear_agrees() {
     agree("linear", &[&[37, 24], &[19, 24]], |x| linear(&x[0], &x[1], None));
+    agree("linear of few rows", &[&[5, 24], &[19, 24], &[19]], |x| linear(&x[0], &x[1], Some(&x[2])));
     agree("linear with bias", &[&[600, 24], &[19, 24], &[19]], |x| linear(&x[0], &x[1], Some(&x[2])));
 }
 
@@ -63,6 +64,8 @@ fn activations_agree() {
 fn convolutions_agree() {
     agree("conv", &[&[2, 6, 10, 3], &[27, 8], &[8]], |x| conv3x3(&x[0], &x[1], &x[2]));
     agree("conv in bands", &[&[1, 40, 64, 4], &[36, 3], &[3]], |x| conv3x3(&x[0], &x[1], &x[2]));
+    agree("conv into whole vectors", &[&[2, 5, 19, 4], &[36, 32], &[32]], |x| conv3x3(&x[0], &x[1], &x[2]));
+    agree("conv from whole vectors", &[&[2, 3, 8, 16], &[144, 5], &[5]], |x| conv3x3(&x[0], &x[1], &x[2]));
     agree("upsample", &[&[2, 3, 5, 4]], |x| upsample2x(&x[0]));
 }
 

@@ -1,4 +1,4 @@
-//! Stage 4: drawing and answering together: image tokens after captions, solutions after pictures and questions, and a few
+//! Stages 4 and 5: drawing and answering together: image tokens after captions, solutions after pictures and questions, and a few
 //! look-ups so that they are not forgotten. Captions are dropped exactly as serving builds the unconditional row.
 
 use std::collections::BTreeMap;
@@ -37,12 +37,17 @@ pub const TRAINS: [&str; 7] = [
 /// What is learned, and how long.
 #[derive(Clone, Debug)]
 pub struct JointOptions {
+    pub name: &'static str,
     pub seed: u64,
     pub steps: u64,
     /// Pictures to draw, questions to answer, look-up lessons: of each so many a step.
     pub draws: usize,
     pub answers: usize,
     pub lessons: usize,
+    /// How often each kind of question is asked, in the order of `Kind::ALL`.
+    pub kinds: [u32; 6],
+    /// Whether solutions put their comparisons into words.
+    pub worked: bool,
     pub rate: f64,
     /// Share of captions dropped.
     pub drop: f64,
@@ -95,7 +100,7 @@ pub fn asked(picture: &Arc<Picture>, text: &str) -> Answer {
 
 impl Stage for JointStage {
     fn name(&self) -> &'static str {
-        "joint"
+        self.options.name
     }
 
     fn steps(&self) -> u64 {
@@ -122,12 +127,13 @@ impl Stage for JointStage {
 
         let mut asks = vec![];
         for _ in 0..self.options.answers {
-            let kind = Kind::ALL[dice.random_range(0..Kind::ALL.len() as u32) as usize];
+            let kind = Kind::pick(&self.options.kinds, &mut dice);
             let form = [Form::Open, Form::Choice, Form::Choice, Form::Plain][dice.random_range(0..4u32) as usize];
             let (scene, question) = question::draw(kind, form, Split::Train, &mut dice);
             let picture = Arc::new(render(&scene));
             let prompt = learner.prompter.answer(&asked(&picture, &question.text))?;
-            let mut solution = learner.encode(&question.solution())?.ids;
+            let solution = if self.options.worked { question.worked_solution() } else { question.solution() };
+            let mut solution = learner.encode(&solution)?.ids;
             solution.push(learner.prompter.end_of_text());
             asks.push((prompt, solution));
         }
@@ -202,7 +208,7 @@ impl Stage for JointStage {
         draw::grid(&dir.join("pictures.png"), &pictures(&engine, &SHOWN, 1.0)?, 8, 2)?;
         engine.halt(Halt::Now);
         engine.join();
-        let percent = |group: &BTreeMap<String, Count>| group.get(OVERALL).map_or(0.0, |count| count.percent);
-        Ok(vec![("drawing", percent(&report.drawing)), ("answering", percent(&report.answering))])
+        let share = |group: &BTreeMap<String, Count>| group.get(OVERALL).map_or(0.0, |count| count.percent / 100.0);
+        Ok(vec![("drawing", share(&report.drawing)), ("answering", share(&report.answering))])
     }
 }
