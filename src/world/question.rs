@@ -309,23 +309,10 @@ impl Bare {
     fn into_form(self, kind: Kind, form: Form, dice: &mut Dice) -> Question {
         let Self { question, list, key, compared, value, others } = self;
         let worked = compared.map(|[found, asked]| format!("{key} {found}; {asked}"));
-        match form {
-            Form::Plain => Question {
-                kind,
-                form,
-                text: question,
-                think: format!("{list}; {key} {value}"),
-                worked: worked.map(|key| format!("{list}; {key} {value}")),
-                answer: value.to_owned(),
-            },
-            Form::Open => Question {
-                kind,
-                form,
-                text: open_text(&question),
-                think: format!("{list}; {key} {value}"),
-                worked: worked.map(|key| format!("{list}; {key} {value}")),
-                answer: value.to_owned(),
-            },
+        // What the model reads, what it lists before it looks up, what follows the value, and the answer.
+        let (text, options, letter, answer) = match form {
+            Form::Plain => (question, String::new(), String::new(), value),
+            Form::Open => (open_text(&question), String::new(), String::new(), value),
             Form::Choice => {
                 let mut options = vec![value];
                 options.extend(others.into_iter().filter(|&other| other != value).take(LETTERS.len() - 1));
@@ -334,16 +321,12 @@ impl Bare {
                     options.iter().zip(LETTERS).find(|option| *option.0 == value).map_or("", |option| option.1);
                 let pairs: Vec<String> =
                     options.iter().zip(LETTERS).map(|(option, letter)| format!("{option} {letter}")).collect();
-                Question {
-                    kind,
-                    form,
-                    text: choice_text(&question, &options),
-                    think: format!("{list}; {}; {key} {value} {letter}", pairs.join(", ")),
-                    worked: worked.map(|key| format!("{list}; {}; {key} {value} {letter}", pairs.join(", "))),
-                    answer: letter.to_owned(),
-                }
+                (choice_text(&question, &options), format!("; {}", pairs.join(", ")), format!(" {letter}"), letter)
             }
-        }
+        };
+        let think = |key: &str| format!("{list}{options}; {key} {value}{letter}");
+        let (think, worked) = (think(&key), worked.as_deref().map(think));
+        Question { kind, form, text, think, worked, answer: answer.to_owned() }
     }
 }
 
@@ -374,13 +357,17 @@ impl Question {
     /// The reply to train on.
     #[must_use]
     pub fn solution(&self) -> String {
-        format!("<think>{}</think><answer>{}</answer>", self.think, self.answer)
+        self.reply(&self.think)
     }
 
     /// The reply to train on, its comparison put into words.
     #[must_use]
     pub fn worked_solution(&self) -> String {
-        format!("<think>{}</think><answer>{}</answer>", self.worked.as_ref().unwrap_or(&self.think), self.answer)
+        self.reply(self.worked.as_ref().unwrap_or(&self.think))
+    }
+
+    fn reply(&self, think: &str) -> String {
+        format!("<think>{think}</think><answer>{}</answer>", self.answer)
     }
 
     /// Grades a reply. Without an answer block nothing is correct, except that a `Plain` question may be answered bare.
