@@ -73,9 +73,9 @@ impl Decoder {
                     ops::slot_attention(&qkv, keys, values, self.heads, spans, &self.rope)?
                 }
             };
-            x = (x + layer.out.forward(&seen)?)?;
+            x = ops::add(&x, &layer.out.forward(&seen)?)?;
             let inner = ops::swiglu(&layer.gate_up.forward(&layer.mlp_norm.forward(&x)?)?)?;
-            x = (x + layer.down.forward(&inner)?)?;
+            x = ops::add(&x, &layer.down.forward(&inner)?)?;
         }
         self.norm.forward(&x)
     }

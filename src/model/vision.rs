@@ -72,9 +72,9 @@ impl Vision {
         for block in &self.blocks {
             let qkv = block.qkv.forward(&block.norm1.forward(&x)?)?;
             let seen = ops::attention(&qkv, self.heads, &pictures, false, None)?;
-            x = (x + block.out.forward(&seen)?)?;
+            x = ops::add(&x, &block.out.forward(&seen)?)?;
             let inner = ops::gelu(&block.fc1.forward(&block.norm2.forward(&x)?)?)?;
-            x = (x + block.fc2.forward(&inner)?)?;
+            x = ops::add(&x, &block.fc2.forward(&inner)?)?;
         }
         self.norm.forward(&x)
     }

@@ -76,8 +76,8 @@ impl ResBlock {
         let h = self.conv1.forward(&self.norm1.forward(x, true)?)?;
         let h = self.conv2.forward(&self.norm2.forward(&h, true)?)?;
         match &self.shortcut {
-            Some(layer) => pointwise(layer, x)? + h,
-            None => x + h,
+            Some(layer) => ops::add(&pointwise(layer, x)?, &h),
+            None => ops::add(x, &h),
         }
     }
 }
@@ -112,7 +112,7 @@ impl AttnBlock {
         let pictures = (0..n).map(|i| Segment { row: i * h * w, len: h * w, position: 0 }).collect();
         let heads = Heads { count: 1, kv: 1, dim: self.channels };
         let y = ops::attention(&qkv, heads, &Arc::new(pictures), false, None)?;
-        x + self.out.forward(&y)?.reshape((n, h, w, c))?
+        ops::add(x, &self.out.forward(&y)?.reshape((n, h, w, c))?)
     }
 }
 

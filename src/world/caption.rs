@@ -30,6 +30,17 @@ impl Relation {
         }
     }
 
+    /// One word that no place is called by: what the first of the two is.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Above => "above",
+            Self::Below => "below",
+            Self::LeftOf => "leftmost",
+            Self::RightOf => "rightmost",
+        }
+    }
+
     /// Whether it speaks of rows (above, below).
     #[must_use]
     pub fn vertical(self) -> bool {

@@ -15,10 +15,10 @@ const NAMES_BACKGROUND: u32 = 15;
 const NAMES_SIZE: u32 = 8;
 
 impl Category {
-    /// A category, each as often as its weight says (in the order of `ALL`). Single object when all weights are 0.
+    /// A category, each as often as its weight says (in the order of `ALL`).
     #[must_use]
     pub fn pick(weights: &[u32; 6], dice: &mut Dice) -> Self {
-        Self::ALL.choose_weighted(dice, |category| weights[category.index()]).copied().unwrap_or(Self::SingleObject)
+        weighted(&Self::ALL, weights, dice)
     }
 }
 
@@ -186,6 +186,12 @@ fn colour_for(shape: Shape, split: Split, dice: &mut Dice) -> Colour {
             return colour;
         }
     }
+}
+
+/// One of `values`, each as often as its weight says; the first when all weights are 0.
+pub(super) fn weighted<T: Copy, const N: usize>(values: &[T; N], weights: &[u32; N], dice: &mut Dice) -> T {
+    let places: [usize; N] = std::array::from_fn(|at| at);
+    values[places.choose_weighted(dice, |&at| weights[at]).copied().unwrap_or(0)]
 }
 
 /// One of `values`, all equally likely.

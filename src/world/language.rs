@@ -30,7 +30,7 @@ impl Lookup {
     /// A random lesson of [`RECALLS`] look-ups. Names no unseen shape-colour pair.
     #[must_use]
     pub fn draw(dice: &mut Dice) -> Self {
-        match dice.random_range(0..8u32) {
+        match dice.random_range(0..9u32) {
             0 | 1 => {
                 Self::of(&objects(dice, |shape, colour, _| (shape.word().into(), colour.word().into())), None, dice)
             }
@@ -53,6 +53,7 @@ impl Lookup {
                 let list = objects(dice, |shape, colour, _| (shape.word().into(), colour.word().into()));
                 Self::of(&list, Some(&Colour::ALL.map(Colour::word)), dice)
             }
+            7 => Self::of(&verdicts(dice), None, dice),
             _ => {
                 let list = objects(dice, |shape, _, place| (shape.word().into(), place.word().into()));
                 Self::of(&list, Some(&Place::ALL.map(Place::word)), dice)
@@ -104,6 +105,17 @@ fn objects(dice: &mut Dice, pair: impl Fn(Shape, Colour, Place) -> (String, Stri
     let length = dice.random_range(2..=6u32) as usize;
     let objects = shapes.into_iter().zip(colours).zip(places).take(length);
     objects.map(|((shape, colour), place)| pair(shape, colour, place)).collect()
+}
+
+/// What each comparison of two places would mean: "below yes, leftmost no, above no, rightmost yes".
+fn verdicts(dice: &mut Dice) -> Vec<(String, String)> {
+    let mut asked = vec![];
+    for relation in [Relation::Above, Relation::LeftOf] {
+        let relation = if dice.random_bool(0.5) { relation } else { relation.inverse() };
+        asked.extend([(relation.key().into(), "yes".into()), (relation.inverse().key().into(), "no".into())]);
+    }
+    asked.shuffle(dice);
+    asked
 }
 
 /// Up to four of `texts`, lettered.

@@ -10,7 +10,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::Dice;
 use super::caption::{Relation, article};
-use super::draw::pick;
+use super::draw::{pick, weighted};
 use super::held_out::{self, Split, unseen_pair};
 use super::scene::{Colour, MOST_OBJECTS, Object, Order, Place, Scene, Shape, words};
 
@@ -41,8 +41,6 @@ pub struct Question {
     pub text: String,
     /// The model thought: what stands between the think tags.
     pub think: String,
-    /// The same with the comparison it rests on put into words, where it rests on one: `star top, circle bottom, above; above yes`.
-    pub worked: Option<String>,
     /// The right answer: a letter in `Choice`, else one to three words.
     pub answer: String,
 }
@@ -57,17 +55,10 @@ pub struct Graded {
 }
 
 impl Kind {
-    /// A kind, each as often as its weight says (in the order of `ALL`). The last when all weights are 0.
+    /// A kind, each as often as its weight says (in the order of `ALL`).
     #[must_use]
     pub fn pick(weights: &[u32; 6], dice: &mut Dice) -> Self {
-        let mut at = dice.random_range(0..weights.iter().sum::<u32>().max(1));
-        let mut kinds = Self::ALL.into_iter().zip(weights);
-        let chosen = kinds.find(|(_, weight)| {
-            let here = at < **weight;
-            at = at.saturating_sub(**weight);
-            here
-        });
-        chosen.map_or(Self::Place, |(kind, _)| kind)
+        weighted(&Self::ALL, weights, dice)
     }
 
     /// The share that blind guessing gets right.
@@ -88,8 +79,6 @@ struct Bare {
     question: String,
     list: String,
     key: String,
-    /// What a comparison in the key comes to, and what was asked.
-    compared: Option<[&'static str; 2]>,
     value: &'static str,
     others: Vec<&'static str>,
 }
@@ -145,7 +134,6 @@ fn colour(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         question: format!("What color is the {}?", object.shape.word()),
         list: scene.describe(Order::ShapeColour),
         key: object.shape.word().to_owned(),
-        compared: None,
         value: object.colour.word(),
         others: distractors(scene, &Colour::ALL, |o| o.colour, Colour::word, dice),
     })
@@ -157,7 +145,6 @@ fn shape(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         question: format!("What shape is the {} object?", object.colour.word()),
         list: scene.describe(Order::ColourShape),
         key: object.colour.word().to_owned(),
-        compared: None,
         value: object.shape.word(),
         others: distractors(scene, &Shape::ALL, |o| o.shape, Shape::word, dice),
     })
@@ -169,7 +156,6 @@ fn place(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         question: format!("Where is the {}?", object.shape.word()),
         list: scene.describe(Order::ShapePlace),
         key: object.shape.word().to_owned(),
-        compared: None,
         value: object.place.word(),
         others: distractors(scene, &Place::ALL, |o| o.place, Place::word, dice),
     })
@@ -198,14 +184,14 @@ fn count_of(scene: &Scene, shape: Shape) -> Bare {
         question: format!("How many {} are there?", shape.plural()),
         list: list.join(", "),
         key: shape.word().to_owned(),
-        compared: None,
         value: COUNTS[usize::max(counted, 1) - 1],
         others: COUNTS.to_vec(),
     }
 }
 
-/// Above and below ask for rows alone, left of and right of for columns alone; the look-up says both, then compares:
-/// "star top, circle center, yes".
+/// Above and below ask for rows alone, left of and right of for columns alone. Whether two places compare as asked hangs on three
+/// words of which no two tell anything, so the list ends with what each verdict would mean, and the key with the comparison:
+/// "star top, circle center; above yes, below no; star top, circle center, above yes".
 fn relation(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
     let objects = scene.objects();
     let lone = |o: &Object| objects.iter().filter(|p| p.shape == o.shape).count() == 1;
@@ -238,9 +224,8 @@ fn relation(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
     let (first, second) = (a.shape.word(), b.shape.word());
     Some(Bare {
         question: format!("Is the {first} {phrase} the {second}?"),
-        list: scene.describe(Order::ShapePlace),
-        key: format!("{first} {}, {second} {},", step(a), step(b)),
-        compared: Some([truth.word(), asked.word()]),
+        list: format!("{}; {} yes, {} no", scene.describe(Order::ShapePlace), asked.key(), asked.inverse().key()),
+        key: format!("{first} {}, {second} {}, {}", step(a), step(b), truth.key()),
         value: if yes { "yes" } else { "no" },
         others: vec!["yes", "no"],
     })
@@ -275,7 +260,6 @@ fn existence(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         question: format!("Is there {} {pair}?", article(&pair)),
         list: scene.describe(Order::ColourShape),
         key: pair,
-        compared: None,
         value: if yes { "yes" } else { "no" },
         others: vec!["yes", "no"],
     })
@@ -307,8 +291,7 @@ fn distractors<T: Copy + PartialEq>(
 
 impl Bare {
     fn into_form(self, kind: Kind, form: Form, dice: &mut Dice) -> Question {
-        let Self { question, list, key, compared, value, others } = self;
-        let worked = compared.map(|[found, asked]| format!("{key} {found}; {asked}"));
+        let Self { question, list, key, value, others } = self;
         // What the model reads, what it lists before it looks up, what follows the value, and the answer.
         let (text, options, letter, answer) = match form {
             Form::Plain => (question, String::new(), String::new(), value),
@@ -324,9 +307,8 @@ impl Bare {
                 (choice_text(&question, &options), format!("; {}", pairs.join(", ")), format!(" {letter}"), letter)
             }
         };
-        let think = |key: &str| format!("{list}{options}; {key} {value}{letter}");
-        let (think, worked) = (think(&key), worked.as_deref().map(think));
-        Question { kind, form, text, think, worked, answer: answer.to_owned() }
+        let think = format!("{list}{options}; {key} {value}{letter}");
+        Question { kind, form, text, think, answer: answer.to_owned() }
     }
 }
 
@@ -357,17 +339,7 @@ impl Question {
     /// The reply to train on.
     #[must_use]
     pub fn solution(&self) -> String {
-        self.reply(&self.think)
-    }
-
-    /// The reply to train on, its comparison put into words.
-    #[must_use]
-    pub fn worked_solution(&self) -> String {
-        self.reply(self.worked.as_ref().unwrap_or(&self.think))
-    }
-
-    fn reply(&self, think: &str) -> String {
-        format!("<think>{think}</think><answer>{}</answer>", self.answer)
+        format!("<think>{}</think><answer>{}</answer>", self.think, self.answer)
     }
 
     /// Grades a reply. Without an answer block nothing is correct, except that a `Plain` question may be answered bare.
@@ -405,7 +377,6 @@ mod tests {
             question: "What color is the star?".to_owned(),
             list: scene().describe(Order::ShapeColour),
             key: "star".to_owned(),
-            compared: None,
             value: "red",
             others: vec!["blue", "red", "green", "yellow"],
         };

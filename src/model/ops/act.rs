@@ -1,10 +1,11 @@
-//! Fused elementwise operations with their backward passes: SwiGLU, GELU (erf), and the log-probability of chosen ids.
+//! Fused elementwise operations with their backward passes: sums, SwiGLU, GELU (erf), and the log-probability of chosen ids.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::kernel::{View, exp, max, normal, sigmoid, slice, sum_by};
+use super::linear::add;
 
 const CHUNK: usize = 16 * 1024;
 
@@ -17,6 +18,29 @@ pub(super) struct Gelu;
 /// `[rows, n]` logits → `log softmax(logits)[ids[row]]` of `[rows]`.
 pub(super) struct LogProb {
     pub ids: Vec<u32>,
+}
+
+/// Sum of two tensors of one shape.
+pub(super) struct Add;
+
+impl CustomOp2 for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (a, b) = (slice(a, la)?, slice(b, lb)?);
+        if la.shape() != lb.shape() {
+            bail!("sums need one shape, not {:?} and {:?}", la.shape(), lb.shape());
+        }
+        let mut y = a.to_vec();
+        y.par_chunks_mut(CHUNK).zip(b.par_chunks(CHUNK)).for_each(|(y, b)| add(y, b));
+        Ok((CpuStorage::F32(y), la.shape().clone()))
+    }
+
+    fn bwd(&self, _a: &Tensor, _b: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(grad.clone()), Some(grad.clone())))
+    }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::kernel::{Mat, View, matmul, slice, softmax, sum_by2};
+use super::kernel::{LANES, Mat, View, matmul, slice, softmax, sum_by2};
 use super::{Heads, Rope, Segment, SlotSpan};
 
 /// `[rows, (heads + 2 kv) dim]` → `[rows, heads dim]`; rows attend within their segment.
@@ -216,6 +217,30 @@ fn check_spans(spans: &[SlotSpan], slots: usize, capacity: usize, rows: usize) -
     }
 }
 
+/// What one query sees: `out = softmax(scale q K^T) V` with `keys` and `values` `[n, dim]`. In a decoding step every span is one
+/// query, and a general matrix product costs more to call than this to compute.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn attend(q: &[f32], keys: &[f32], values: &[f32], scale: f32, scores: &mut Vec<f32>, out: &mut [f32]) {
+    scores.clear();
+    scores.extend(keys.chunks_exact(q.len()).map(|key| sum_by2(q, key, |q, k| q * k)));
+    softmax(scores, scale);
+    let mut at = 0;
+    let weighted = || scores.iter().zip(values.chunks_exact(q.len()));
+    let mut parts = out.chunks_exact_mut(LANES);
+    for out in parts.by_ref() {
+        let mut sums = [0.0; LANES];
+        for (&weight, value) in weighted() {
+            sums.iter_mut().zip(&value[at..at + LANES]).for_each(|(sum, v)| *sum += weight * v);
+        }
+        out.copy_from_slice(&sums);
+        at += LANES;
+    }
+    for out in parts.into_remainder() {
+        *out = weighted().map(|(&weight, value)| weight * value[at]).sum();
+        at += 1;
+    }
+}
+
 /// Queries of fused rows attend to their slot's keys and values up to their own position → `[rows, heads dim]`.
 pub(super) struct SlotAttention {
     pub heads: Heads,
@@ -260,8 +285,12 @@ impl CustomOp3 for SlotAttention {
             for head in 0..h.count {
                 let q = gather(x, h.fused(), h.query_at(head), dim, Some((&*self.rope, span.position)));
                 let at = (span.slot * kv + head / (h.count / h.kv)) * capacity * dim;
-                let k = Mat::rows(&keys[at..at + seen * dim], seen, dim, dim);
-                let v = Mat::rows(&values[at..at + seen * dim], seen, dim, dim);
+                let (k, v) = (&keys[at..at + seen * dim], &values[at..at + seen * dim]);
+                if span.len == 1 {
+                    attend(&q, k, v, scale, &mut scores, &mut out[head * dim..(head + 1) * dim]);
+                    continue;
+                }
+                let (k, v) = (Mat::rows(k, seen, dim, dim), Mat::rows(v, seen, dim, dim));
                 matmul(&mut scores, seen, Mat::rows(&q, span.len, dim, dim), k.t(), false, 1)?;
                 normalise(&mut scores, seen, span.position, true, scale);
                 matmul(&mut out[head * dim..], h.width(), Mat::rows(&scores, span.len, seen, seen), v, false, 1)?;

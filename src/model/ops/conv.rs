@@ -9,7 +9,7 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
-use super::kernel::{Mat, View, matmul, slice};
+use super::kernel::{Mat, View, matmul, mul_add, slice};
 use super::linear::{add, column_sums};
 
 /// Stride 1, padding 1. `x [n, h, w, c]`, `weight [9 c, out]` with rows in (ky, kx, c) order, `bias [out]` → `[n, h, w, out]`.
@@ -143,7 +143,7 @@ fn convolve_pixels<const N: usize>(
                 for (sums, seen) in sums.iter_mut().zip(seen) {
                     let input = seen[at];
                     for (sum, weight) in sums.iter_mut().zip(weight) {
-                        *sum = if fused { input.mul_add(*weight, *sum) } else { input * *weight + *sum };
+                        *sum = mul_add(input, *weight, *sum, fused);
                     }
                 }
             }

@@ -5,16 +5,19 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
+use super::kernel::mul_add;
+
 /// From this many rows on the general product is the better one.
 pub(super) const MOST_ROWS: usize = 64;
-/// Rows computed together when they are many, and when they are not: a vector half as wide is twice as quick.
-const WIDE: usize = 16;
+/// Rows computed together, by how many there are: the fewer lanes the quicker, the more the less often a weight is read.
+const WIDE: usize = 32;
+const MIDDLE: usize = 16;
 const NARROW: usize = 8;
 /// Outputs computed together; their sums stay in registers.
 const OUTS: usize = 8;
 /// Weights from which on the work is worth sharing between threads.
 const SHARED: usize = 1 << 16;
-/// Outputs of one task.
+/// Outputs of one task, and numbers turned from rows to lanes together: few enough for the first-level cache.
 const TASK: usize = 8 * OUTS;
 
 /// Sums of the products of weights with the vectors that lie across rows.
@@ -27,10 +30,10 @@ pub(super) fn add_product(y: &mut [f32], x: &[f32], w: &[f32], inner: usize, out
         return;
     }
     for (y, x) in y.chunks_mut(WIDE * outer).zip(x.chunks(WIDE * inner)) {
-        if x.len() <= NARROW * inner {
-            add_across::<NARROW>(y, x, w, inner, outer, narrow);
-        } else {
-            add_across::<WIDE>(y, x, w, inner, outer, wide);
+        match x.len() / inner {
+            ..=NARROW => add_across::<NARROW>(y, x, w, inner, outer, narrow),
+            ..=MIDDLE => add_across::<MIDDLE>(y, x, w, inner, outer, middle),
+            _ => add_across::<WIDE>(y, x, w, inner, outer, wide),
         }
     }
 }
@@ -38,23 +41,41 @@ pub(super) fn add_product(y: &mut [f32], x: &[f32], w: &[f32], inner: usize, out
 /// [`add_product`] of at most `N` rows.
 fn add_across<const N: usize>(y: &mut [f32], x: &[f32], w: &[f32], inner: usize, outer: usize, products: Products<N>) {
     let mut across = vec![[0.0; N]; inner];
-    for (row, x) in x.chunks_exact(inner).enumerate() {
-        across.iter_mut().zip(x).for_each(|(lanes, &v)| lanes[row] = v);
+    for (block, across) in across.chunks_mut(TASK).enumerate() {
+        for (row, x) in x.chunks_exact(inner).enumerate() {
+            across.iter_mut().zip(&x[block * TASK..]).for_each(|(lanes, &v)| lanes[row] = v);
+        }
     }
-    let mut sums = vec![[0.0; N]; outer];
-    if w.len() < SHARED {
+    // The sums of a task, turned back to rows: [N, outputs of the task].
+    let task = |w: &[f32]| {
+        let outs = w.len() / inner;
+        let (mut sums, mut rows) = (vec![[0.0; N]; outs], vec![0.0; N * outs]);
         products(&across, w, &mut sums);
+        for (row, part) in rows.chunks_exact_mut(outs).enumerate() {
+            part.iter_mut().zip(&sums).for_each(|(v, lanes)| *v = lanes[row]);
+        }
+        rows
+    };
+    let parts: Vec<Vec<f32>> = if w.len() < SHARED {
+        w.chunks(TASK * inner).map(task).collect()
     } else {
-        let tasks = sums.par_chunks_mut(TASK).zip(w.par_chunks(TASK * inner));
-        tasks.for_each(|(sums, w)| products(&across, w, sums));
-    }
-    for (row, y) in y.chunks_exact_mut(outer).enumerate() {
-        y.iter_mut().zip(&sums).for_each(|(y, lanes)| *y += lanes[row]);
+        w.par_chunks(TASK * inner).map(task).collect()
+    };
+    for (block, rows) in parts.iter().enumerate() {
+        let outs = rows.len() / N;
+        for (y, part) in y.chunks_exact_mut(outer).zip(rows.chunks_exact(outs)) {
+            y[block * TASK..].iter_mut().zip(part).for_each(|(y, v)| *y += v);
+        }
     }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn wide(x: &[[f32; WIDE]], w: &[f32], sums: &mut [[f32; WIDE]]) {
+    products(x, w, sums, target_cfg_f!(target_feature = "fma"));
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn middle(x: &[[f32; MIDDLE]], w: &[f32], sums: &mut [[f32; MIDDLE]]) {
     products(x, w, sums, target_cfg_f!(target_feature = "fma"));
 }
 
@@ -87,7 +108,7 @@ fn block<const N: usize, const M: usize>(x: &[[f32; N]], w: &[f32], sums: &mut [
         for (total, row) in totals.iter_mut().zip(rows) {
             let weight = row[at];
             for (total, x) in total.iter_mut().zip(x) {
-                *total = if fused { weight.mul_add(*x, *total) } else { weight * *x + *total };
+                *total = mul_add(weight, *x, *total, fused);
             }
         }
     }
@@ -102,7 +123,7 @@ mod tests {
     #[test]
     fn products_are_right_at_every_size() {
         for (rows, inner, outer) in
-            [(1, 1, 1), (2, 5, 9), (16, 33, 8), (17, 7, 70), (31, 1024, 600), (3, 0, 4), (2, 3, 0)]
+            [(1, 1, 1), (2, 5, 9), (16, 33, 8), (17, 7, 70), (31, 1024, 600), (33, 65, 130), (3, 0, 4), (2, 3, 0)]
         {
             let x: Vec<f32> = (0..rows * inner).map(|i| (i % 7) as f32 - 3.0).collect();
             let w: Vec<f32> = (0..outer * inner).map(|i| (i % 5) as f32 - 2.0).collect();

@@ -82,6 +82,12 @@ pub(super) fn matmul(
     Ok(())
 }
 
+/// `a b + c`, rounded once where the instruction set fuses the two (`fused`), which the library function alone does slowly elsewhere.
+#[inline(always)]
+pub(super) fn mul_add(a: f32, b: f32, c: f32, fused: bool) -> f32 {
+    if fused { a.mul_add(b, c) } else { a * b + c }
+}
+
 /// e^x to about 2 units in the last place (Cephes `expf`), without branches so that loops vectorise.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
@@ -118,7 +124,20 @@ pub(super) fn normal(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, 0.398_942_3 * e)
 }
 
-const LANES: usize = 16;
+/// Partial sums of a reduction, and floats of a wide vector.
+pub(super) const LANES: usize = 16;
+
+/// Sum of the lanes by halves: one after another each addition would wait for the last. Inlined it would make the compiler keep
+/// the lanes apart in the loop before it.
+#[inline(never)]
+fn total(mut lanes: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
 
 /// Sum of `f(x)` over a slice, in a fixed order of 16 lanes.
 #[inline(always)]
@@ -131,7 +150,7 @@ pub(super) fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
             *lane += f(v);
         }
     }
-    lanes.iter().sum::<f32>() + rest.iter().map(|&v| f(v)).sum::<f32>()
+    total(lanes) + rest.iter().map(|&v| f(v)).sum::<f32>()
 }
 
 /// Sum of `f(x, y)` over two slices of one length, in a fixed order of 16 lanes.
@@ -145,7 +164,7 @@ pub(super) fn sum_by2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 
             lanes[i] += f(a[i], b[i]);
         }
     }
-    lanes.iter().sum::<f32>() + rest
+    total(lanes) + rest
 }
 
 /// Largest element; negative infinity when empty.

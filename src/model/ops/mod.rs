@@ -128,6 +128,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
 }
 
+/// `a + b` of one shape. candle's own sum of large tensors wakes a pool of threads beside ours.
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if fused(a) { a.contiguous()?.apply_op2(&b.contiguous()?, act::Add) } else { a + b }
+}
+
 /// RMSNorm of the rows of `x [rows, n]`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if !fused(x) {

@@ -1,4 +1,4 @@
-//! Stages 4 and 5: drawing and answering together: image tokens after captions, solutions after pictures and questions, and a few
+//! Stage 4: drawing and answering together: image tokens after captions, solutions after pictures and questions, and a few
 //! look-ups so that they are not forgotten. Captions are dropped exactly as serving builds the unconditional row.
 
 use std::collections::BTreeMap;
@@ -37,24 +37,22 @@ pub const TRAINS: [&str; 7] = [
 /// What is learned, and how long.
 #[derive(Clone, Debug)]
 pub struct JointOptions {
-    pub name: &'static str,
     pub seed: u64,
     pub steps: u64,
     /// Pictures to draw, questions to answer, look-up lessons: of each so many a step.
     pub draws: usize,
     pub answers: usize,
     pub lessons: usize,
-    /// How often each kind of question is asked, in the order of `Kind::ALL`.
-    pub kinds: [u32; 6],
-    /// Whether solutions put their comparisons into words.
-    pub worked: bool,
     pub rate: f64,
     /// Share of captions dropped.
     pub drop: f64,
 }
 
 /// How often each caption category is drawn, in the order of `Category::ALL`: the harder the more.
-const WEIGHTS: [u32; 6] = [2, 3, 3, 2, 4, 5];
+const CATEGORIES: [u32; 6] = [2, 3, 3, 2, 4, 5];
+
+/// How often each kind of question is asked, in the order of `Kind::ALL`.
+const KINDS: [u32; 6] = [1, 1, 1, 2, 1, 1];
 
 /// Drawing and answering.
 pub struct JointStage {
@@ -79,7 +77,7 @@ impl JointStage {
     fn draws(&self, dice: &mut Dice) -> Result<(Vec<DrawPrompt>, Vec<Picture>), TrainError> {
         let (mut prompts, mut pictures) = (vec![], vec![]);
         for _ in 0..self.options.draws {
-            let (scene, caption) = Scene::draw(Category::pick(&WEIGHTS, dice), Split::Train, dice);
+            let (scene, caption) = Scene::draw(Category::pick(&CATEGORIES, dice), Split::Train, dice);
             let mut prompt = self.learner.prompter.draw(&Draw { prompt: caption.text })?;
             if dice.random_bool(self.options.drop) {
                 prompt.conditional.clone_from(&prompt.unconditional);
@@ -100,7 +98,7 @@ pub fn asked(picture: &Arc<Picture>, text: &str) -> Answer {
 
 impl Stage for JointStage {
     fn name(&self) -> &'static str {
-        self.options.name
+        "joint"
     }
 
     fn steps(&self) -> u64 {
@@ -127,13 +125,12 @@ impl Stage for JointStage {
 
         let mut asks = vec![];
         for _ in 0..self.options.answers {
-            let kind = Kind::pick(&self.options.kinds, &mut dice);
+            let kind = Kind::pick(&KINDS, &mut dice);
             let form = [Form::Open, Form::Choice, Form::Choice, Form::Plain][dice.random_range(0..4u32) as usize];
             let (scene, question) = question::draw(kind, form, Split::Train, &mut dice);
             let picture = Arc::new(render(&scene));
             let prompt = learner.prompter.answer(&asked(&picture, &question.text))?;
-            let solution = if self.options.worked { question.worked_solution() } else { question.solution() };
-            let mut solution = learner.encode(&solution)?.ids;
+            let mut solution = learner.encode(&question.solution())?.ids;
             solution.push(learner.prompter.end_of_text());
             asks.push((prompt, solution));
         }

@@ -44,21 +44,15 @@ pub struct PretrainOptions {
     /// Time between checkpoints.
     pub every: Duration,
     pub device: Device,
-    /// Steps of each stage: vq, words, sight, joint, practice.
-    pub steps: [u64; 5],
+    /// Steps of each stage: vq, words, sight, joint.
+    pub steps: [u64; 4],
 }
 
 impl PretrainOptions {
     /// The demo model's recipe.
     #[must_use]
     pub fn demo(dir: &Path, device: Device) -> Self {
-        Self {
-            dir: dir.to_owned(),
-            seed: 1,
-            every: Duration::from_secs(60),
-            device,
-            steps: [7000, 1500, 400, 3000, 400],
-        }
+        Self { dir: dir.to_owned(), seed: 1, every: Duration::from_secs(60), device, steps: [7000, 1500, 400, 3300] }
     }
 }
 
@@ -112,7 +106,7 @@ const CODES: usize = 1024;
 pub fn pretrain(options: &PretrainOptions) -> Result<PathBuf, TrainError> {
     let (device, seed) = (&options.device, options.seed);
     let run_options = RunOptions { dir: options.dir.clone(), every: options.every, device: device.clone() };
-    let [vq_steps, words_steps, sight_steps, joint_steps, practice_steps] = options.steps;
+    let [vq_steps, words_steps, sight_steps, joint_steps] = options.steps;
 
     let tokenizer = tokenizer::build(seed)?;
     let (vocabulary, image_token_id) = tokenizer::sizes(&tokenizer)?;
@@ -142,33 +136,8 @@ pub fn pretrain(options: &PretrainOptions) -> Result<PathBuf, TrainError> {
     )?;
     records.push(run(&mut stage, &run_options)?);
 
-    let joint = JointOptions {
-        name: "joint",
-        seed,
-        steps: joint_steps,
-        draws: 40,
-        answers: 20,
-        lessons: 6,
-        kinds: [1; 6],
-        worked: false,
-        rate: 1.2e-3,
-        drop: 0.1,
-    };
-    let mut stage = JointStage::new(learner(stage.finish(), &joint::TRAINS)?, joint.clone())?;
-    records.push(run(&mut stage, &run_options)?);
-
-    // Whether two places compare as asked is not learned from yes and no alone; put into words, it is.
-    let practice = JointOptions {
-        name: "practice",
-        steps: practice_steps,
-        draws: 24,
-        answers: 32,
-        kinds: [1, 1, 1, 5, 1, 1],
-        worked: true,
-        rate: 8e-4,
-        ..joint
-    };
-    let mut stage = JointStage::new(learner(stage.finish(), &joint::TRAINS)?, practice)?;
+    let joint = JointOptions { seed, steps: joint_steps, draws: 40, answers: 24, lessons: 6, rate: 1.2e-3, drop: 0.1 };
+    let mut stage = JointStage::new(learner(stage.finish(), &joint::TRAINS)?, joint)?;
     records.push(run(&mut stage, &run_options)?);
 
     let dir = run_options.dir.join("model");
