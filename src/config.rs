@@ -24,6 +24,7 @@ Try it:
   ulm pretrain --out runs/demo                 train the demo model from nothing
   ulm eval --suite world                       judge what the model draws and answers
   ulm bench                                    measure how fast it does
+  ulm log stats                                see what is kept of requests and feedback
   ulm openapi                                  print the interface's description"
 )]
 pub struct Cli {
@@ -46,8 +47,98 @@ pub enum Command {
     Eval(Eval),
     /// Measure how fast a model is served, beside one request at a time
     Bench(Bench),
+    /// Look at what is kept, take it out, draw it again, forget it
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Print the interface's description (OpenAPI, YAML)
     Openapi,
+}
+
+/// What can be done with the ledger.
+#[derive(Clone, Debug, Subcommand)]
+pub enum LogCommand {
+    /// How much is kept, of which versions, and how much was not kept (JSON)
+    Stats {
+        #[command(flatten)]
+        storage: Storage,
+    },
+    /// Write every sample with its feedback to `data.jsonl`, and the pictures beside it; Hugging Face's `datasets` loads it with
+    /// `load_dataset("json", data_files="FOLDER/data.jsonl")`
+    Export {
+        #[command(flatten)]
+        storage: Storage,
+        /// Folder to write to
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+    },
+    /// Draw kept samples again with the version that drew them, and compare token by token
+    Replay {
+        #[command(flatten)]
+        storage: Storage,
+        /// A reply (`chatcmpl-…`, `img-…`), one of its samples (`sample-…`), or `all`
+        id: String,
+        /// The version that drew it: a folder in the Hugging Face Janus layout [default: the demo model]
+        #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
+        model: Option<PathBuf>,
+    },
+    /// Forget a person, or what is too old or too much
+    Purge {
+        #[command(flatten)]
+        storage: Storage,
+        /// The person, as `safety_identifier`, `user` or `rater` named them
+        #[arg(long)]
+        user: Option<String>,
+        #[command(flatten)]
+        bounds: Retention,
+    },
+}
+
+/// Where things are kept.
+#[derive(Clone, Debug, Args)]
+pub struct Storage {
+    /// Folder for what the server keeps; made if it is missing
+    #[arg(long, env = "ULM_DATA", default_value = "data", value_name = "FOLDER")]
+    pub data: PathBuf,
+    /// Postgres to keep the ledger in (postgres://USER:PASSWORD@HOST/DATABASE) [default: SQLite in the data folder]
+    #[arg(long, env = "ULM_DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = postgres)]
+    pub database_url: Option<String>,
+    /// Where pictures are kept: a folder, or `s3://BUCKET/PREFIX` with the usual AWS_ variables [default: `blobs` in the data
+    /// folder]
+    #[arg(long, env = "ULM_BLOBS", value_name = "PLACE")]
+    pub blobs: Option<String>,
+}
+
+/// How much is kept.
+#[derive(Clone, Debug, Args)]
+pub struct Retention {
+    /// Forget requests older than this many days
+    #[arg(long, env = "ULM_RETAIN_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub retain_days: Option<u32>,
+    /// Forget the oldest requests when pictures take more than this many MiB
+    #[arg(long, env = "ULM_RETAIN_MIB", value_name = "MIB")]
+    pub retain_mib: Option<u32>,
+}
+
+/// The variables that say how S3 is reached.
+pub fn storage_variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars().filter(|(name, _)| name.starts_with("AWS_"))
+}
+
+fn postgres(url: &str) -> Result<String, String> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        Ok(url.to_owned())
+    } else {
+        Err("must begin with postgres://".into())
+    }
+}
+
+/// `LEAST:MOST`, two finite numbers.
+fn range(text: &str) -> Result<[f64; 2], String> {
+    let numbers = text.split_once(':').and_then(|(least, most)| Some([least.parse().ok()?, most.parse().ok()?]));
+    match numbers {
+        Some([least, most]) if f64::is_finite(least) && f64::is_finite(most) && least < most => Ok([least, most]),
+        _ => Err("must be two numbers, LEAST:MOST".into()),
+    }
 }
 
 /// How to train the demo model.
@@ -152,9 +243,13 @@ pub struct Serve {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, env = "ULM_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
-    /// Folder for what the server keeps; made if it is missing
-    #[arg(long, env = "ULM_DATA", default_value = "data", value_name = "FOLDER")]
-    pub data: PathBuf,
+    #[command(flatten)]
+    pub storage: Storage,
+    #[command(flatten)]
+    pub retention: Retention,
+    /// Range of the ratings that users give
+    #[arg(long, env = "ULM_RATING", value_name = "LEAST:MOST", default_value = "1:5", value_parser = range)]
+    pub rating: [f64; 2],
     /// Model to serve: a folder in the Hugging Face Janus layout (config.json, model.safetensors, tokenizer.json, ...)
     /// [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]

@@ -15,11 +15,13 @@ use actix_web::{App, HttpServer, rt, web};
 use anyhow::Context;
 use candle_core::Device;
 
-use crate::api::{self, Defaults, Options, Service};
+use crate::api::{self, Defaults, Options, Scale, Service};
 use crate::config::Serve;
 use crate::demo;
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
+use crate::log;
 use crate::model::Model;
+use crate::store::Ledger;
 
 /// How long running requests may take to end once the server is told to stop, in seconds.
 const GRACE: u64 = 30;
@@ -45,6 +47,7 @@ pub struct Running {
     /// To stop the server from elsewhere.
     pub handle: ServerHandle,
     server: JoinHandle<std::io::Result<()>>,
+    keeping: JoinHandle<()>,
 }
 
 /// Serves until the process is told to stop.
@@ -52,8 +55,6 @@ pub struct Running {
 /// # Errors
 /// When the model cannot be loaded or the address cannot be bound.
 pub async fn run(options: &Serve) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&options.data)
-        .with_context(|| format!("the data folder {} cannot be made", options.data.display()))?;
     let (name, model) = model(options.model.as_deref())?;
     let checkpoint = Checkpoint::new(options, &name, model);
     let (name, version) = (checkpoint.name.clone(), checkpoint.model.version().0.clone());
@@ -79,14 +80,20 @@ pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Ru
         capacity: options.context as usize,
         ..EngineOptions::default()
     };
+    let ledger = log::open(&options.storage).await?;
+    let secret = links(&ledger).await?;
+    let keeping = rt::spawn(log::retain(ledger.clone(), options.retention.clone()));
     let engine = Engine::spawn(checkpoint.model, limits).context("the engine cannot start")?;
     let service = web::Data::new(Service::new(
         engine.clone(),
+        ledger,
         Options {
             name: checkpoint.name,
             defaults: checkpoint.defaults,
             keys: options.api_keys.clone(),
             body_limit: usize::from(options.body_limit) << 20,
+            secret,
+            scale: Scale { least: options.rating[0], most: options.rating[1] },
         },
     ));
     let server =
@@ -104,7 +111,17 @@ pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Ru
     let server = rt::spawn(server);
     // Changes nothing, and is answered once the server runs.
     handle.resume().await;
-    Ok(Running { address, engine, handle, server })
+    Ok(Running { address, engine, handle, server, keeping })
+}
+
+/// What links to pictures are signed with: the same for all servers of a ledger, and after a restart.
+async fn links(ledger: &Ledger) -> anyhow::Result<[u8; 64]> {
+    let fresh: [u8; 64] = rand::random();
+    let fresh = fresh.iter().map(|b| format!("{b:02x}")).collect();
+    let kept = ledger.setting("link_secret", fresh).await?;
+    let byte = |at: usize| kept.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let bytes: Option<Vec<u8>> = (0..kept.len()).step_by(2).map(byte).collect();
+    bytes.and_then(|bytes| bytes.try_into().ok()).context("the ledger's setting link_secret is not what it was")
 }
 
 impl Running {
@@ -114,6 +131,7 @@ impl Running {
     /// When the server fails.
     pub async fn join(self) -> anyhow::Result<()> {
         let ended = self.server.await.context("the server failed")?.context("the server failed");
+        self.keeping.abort();
         self.engine.halt(Halt::Now);
         let engine = self.engine;
         web::block(move || engine.join()).await.context("the engine could not be waited for")?;

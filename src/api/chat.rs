@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::{Stream, stream};
-use uuid::Uuid;
 
+use super::auth::key_name;
 use super::error::{ApiError, Failures};
+use super::keep::{Keeper, by_digest};
 use super::wire::chat::{Chat, Form, Native, Request};
 use super::wire::chat_reply::{
     Alternative, Choice, Chunk, ChunkChoice, Delta, Logprobs, Reply, Said, TokenLogprob, Usage, finish_reason,
 };
 use super::wire::from_json;
 use super::{Service, collect, now, sse};
+use crate::domain::id::{BlobId, SampleId};
 use crate::domain::sample::{Output, Sample};
+use crate::domain::task::Sampling;
 use crate::engine::command::{Event, Events, Lane, Submission, Work};
 use crate::model::Model;
 
@@ -54,32 +57,42 @@ pub async fn create(
     let model = service.engine.model();
     let native = Native { temperature: service.defaults.answer_temperature };
     let (served, eyes) = (service.clone(), Arc::clone(&model));
-    let (name, samplings, form, prompt) = service
+    let (name, samplings, form, keep, prompt, asked, files) = service
         .blocking(move || {
             let chat = from_json::<Request>(body.bytes())?.parse(native, rand::random())?;
             drop(body);
-            let Chat { model, conversation, samplings, form } = chat;
+            let Chat { model, conversation, samplings, form, keep } = chat;
             served.check_model(Some(&model))?;
-            let answer = conversation.decode()?;
+            let (answer, files) = conversation.decode()?;
             let prompt = eyes.prompter().answer(&answer).map_err(|error| ApiError::prompt("messages", &error))?;
-            Ok((model, samplings, form, prompt))
+            let asked = by_digest(&answer, &files).map_err(|cause| ApiError::internal(&cause))?;
+            Ok((model, samplings, form, keep, prompt, asked, files))
         })
         .await?;
-    let head = Head {
-        id: format!("chatcmpl-{}", Uuid::now_v7().simple()),
-        created: now(),
-        model: name,
-        version: model.version().0.clone(),
-        prompt_tokens: prompt.len(),
-    };
+    let prompt_tokens = prompt.len();
     let n = samplings.len();
-    let submission = Submission { work: Work::Answer(prompt), samplings, lane: Lane::Interactive };
+    let submission = Submission { work: Work::Answer(prompt), samplings: samplings.clone(), lane: Lane::Interactive };
     let events = service.engine.submit(submission).map_err(|error| ApiError::submit("messages", &error))?;
+    let key = key_name(&service.keys, request.headers());
+    let mut keeper = Keeper::answering(&service, &model, &name, &keep, key, asked, files, prompt_tokens);
+    let head =
+        Head { id: String::new(), created: now(), model: name, version: model.version().0.clone(), prompt_tokens };
     let version = head.version.clone();
     let mut response = if form.stream {
-        sse::reply(chunks(Answering { events, head, form, model, logprobs: vec![Logprobs::default(); n], written: 0 }))
+        // The first chunk tells the id.
+        keeper.begin().await;
+        let head = Head { id: keeper.name(), ..head };
+        let signed = keeper.mark();
+        let logprobs = vec![Logprobs::default(); n];
+        let mut response =
+            sse::reply(chunks(Answering { events, head, form, model, samplings, keeper, logprobs, written: 0 }));
+        signed.sign(&mut response);
+        response
     } else {
-        HttpResponse::Ok().json(whole(events, n, head, form, &model).await?)
+        let reply = whole(events, samplings, head, form, &model, &mut keeper).await?;
+        let mut response = HttpResponse::Ok().json(reply);
+        keeper.mark().sign(&mut response);
+        response
     };
     if let Ok(version) = version.try_into() {
         response.headers_mut().insert(actix_web::http::header::HeaderName::from_static("x-model-version"), version);
@@ -87,8 +100,16 @@ pub async fn create(
     Ok(response)
 }
 
-/// Waits for all answers.
-async fn whole(events: Events, n: usize, head: Head, form: Form, model: &Model) -> Result<Reply, ApiError> {
+/// Waits for all answers, and until they are kept.
+async fn whole(
+    events: Events,
+    samplings: Vec<Sampling>,
+    head: Head,
+    form: Form,
+    model: &Model,
+    keeper: &mut Keeper,
+) -> Result<Reply, ApiError> {
+    let n = samplings.len();
     let mut logprobs = vec![Logprobs::default(); n];
     let note = |event| {
         if let Event::Token { index, token, log_prob, top, .. } = event
@@ -100,26 +121,48 @@ async fn whole(events: Events, n: usize, head: Head, form: Form, model: &Model) 
     };
     let samples = collect(events, n, note).await?;
     let written = samples.iter().map(|sample| sample.tokens.len()).sum();
-    let choices = samples.into_iter().zip(logprobs).enumerate();
-    let choice = |(index, (sample, logprobs)): (usize, (Sample, Logprobs))| match sample.output {
-        Output::Text(content) => Ok(Choice {
-            index,
-            message: Said { role: "assistant", content, refusal: None },
-            finish_reason: finish_reason(sample.finish),
-            logprobs: form.logprobs.then_some(logprobs),
-        }),
-        Output::Picture(_) => Err(ApiError::internal(&"an answer came back as a picture")),
+    let mut said = Vec::with_capacity(n);
+    let mut records = Vec::with_capacity(n);
+    for (at, (sample, sampling)) in samples.into_iter().zip(samplings).enumerate() {
+        let (text, sample) = in_words(sample)?;
+        said.push((text, sample.finish));
+        records.push((at, sampling, sample));
+    }
+    let ids = keeper.samples(records, Vec::new()).await;
+    let choice = |(index, (((content, finish), logprobs), id)): (usize, ((_, Logprobs), Option<SampleId>))| Choice {
+        index,
+        message: Said { role: "assistant", content, refusal: None },
+        finish_reason: finish_reason(finish),
+        logprobs: form.logprobs.then_some(logprobs),
+        sample_id: id.map(|id| id.to_string()),
     };
     Ok(Reply {
-        choices: choices.map(choice).collect::<Result<_, _>>()?,
+        choices: said.into_iter().zip(logprobs).zip(ids).enumerate().map(choice).collect(),
         usage: Usage::new(head.prompt_tokens, written),
-        id: head.id,
+        id: keeper.name(),
         object: "chat.completion",
         created: head.created,
         model: head.model,
         system_fingerprint: head.version,
         service_tier: "default",
     })
+}
+
+/// What an answer says, and the answer as the ledger takes it.
+fn in_words(sample: Sample) -> Result<(String, Sample<BlobId>), ApiError> {
+    let Output::Text(text) = sample.output else {
+        return Err(ApiError::internal(&"an answer came back as a picture"));
+    };
+    let kept = Sample {
+        output: Output::Text(text.clone()),
+        tokens: sample.tokens,
+        log_probs: sample.log_probs,
+        conditional_log_probs: sample.conditional_log_probs,
+        seed: sample.seed,
+        version: sample.version,
+        finish: sample.finish,
+    };
+    Ok((text, kept))
 }
 
 /// A token as replies show it, unless it only ends the answer.
@@ -138,6 +181,8 @@ struct Answering {
     head: Head,
     form: Form,
     model: Arc<Model>,
+    samplings: Vec<Sampling>,
+    keeper: Keeper,
     /// By answer: of tokens whose text is still to come.
     logprobs: Vec<Logprobs>,
     written: usize,
@@ -148,7 +193,8 @@ fn chunks(answering: Answering) -> impl Stream<Item = String> {
     let first = (0..answering.logprobs.len())
         .map(|index| {
             let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
-            answering.chunk(vec![ChunkChoice { index, delta, finish_reason: None, logprobs: None }], None)
+            answering
+                .chunk(vec![ChunkChoice { index, delta, finish_reason: None, logprobs: None, sample_id: None }], None)
         })
         .collect::<String>();
     let rest = stream::unfold(Some(answering), |answering| async {
@@ -178,7 +224,11 @@ impl Answering {
                     let left = self.logprobs.get(index).is_some_and(|logprobs| !logprobs.content.is_empty());
                     let mut frames = if left { self.piece(index, String::new()) } else { String::new() };
                     let finish_reason = Some(finish_reason(sample.finish));
-                    let last = ChunkChoice { index, delta: Delta::default(), finish_reason, logprobs: None };
+                    let sample_id = match self.keep(index, sample).await {
+                        Ok(id) => id.map(|id| id.to_string()),
+                        Err(error) => return (frames + &sse::failure(&error), true),
+                    };
+                    let last = ChunkChoice { index, delta: Delta::default(), finish_reason, logprobs: None, sample_id };
                     frames += &self.chunk(vec![last], None);
                     return (frames, false);
                 }
@@ -194,11 +244,18 @@ impl Answering {
         }
     }
 
+    /// Keeps a finished answer, before its last piece is sent.
+    async fn keep(&mut self, index: usize, sample: Sample) -> Result<Option<SampleId>, ApiError> {
+        let (_, sample) = in_words(sample)?;
+        let sampling = self.samplings.get(index).cloned().unwrap_or_default();
+        Ok(self.keeper.samples(vec![(index, sampling, sample)], Vec::new()).await.pop().flatten())
+    }
+
     /// A frame that adds `text` to an answer.
     fn piece(&mut self, index: usize, text: String) -> String {
         let logprobs = self.logprobs.get_mut(index).filter(|_| self.form.logprobs).map(std::mem::take);
         let delta = Delta { role: None, content: Some(text) };
-        self.chunk(vec![ChunkChoice { index, delta, finish_reason: None, logprobs }], None)
+        self.chunk(vec![ChunkChoice { index, delta, finish_reason: None, logprobs, sample_id: None }], None)
     }
 
     fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> String {

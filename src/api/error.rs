@@ -4,11 +4,12 @@
 //! exception by the status and show `param` and `code`; they retry 408, 409, 429 and everything from 500 up, so a final refusal is never one of those.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 
 use crate::engine::{EngineError, SubmitError};
 use crate::model::prompt::PromptError;
+use crate::store::LedgerError;
 
 use super::wire::error::{ErrorBody, ErrorDetail};
 use utoipa::IntoResponses;
@@ -49,6 +50,10 @@ enum Kind {
     Model,
     /// No such route or object.
     Absent,
+    /// It stands against what was said before.
+    Conflict,
+    /// It is well formed and does not fit what it is about.
+    Unfit,
     /// The route exists for other methods, named here.
     Method(&'static str),
     /// The client took too long to send its body.
@@ -127,6 +132,50 @@ impl ApiError {
     /// A known parameter with a value that this server cannot honour.
     pub fn unsupported_value(param: &str, message: impl Into<String>) -> Self {
         Self::new(Kind::UnsupportedValue, Some(param), message)
+    }
+
+    /// None of several parameters is there.
+    pub fn missing_one_of(params: &[&str]) -> Self {
+        let message = format!("Missing required parameter: one of `{}`.", params.join("`, `"));
+        Self::new(Kind::Missing, params.first().copied(), message)
+    }
+
+    /// There is no such sample, or no such place in it.
+    pub fn no_sample(param: &str, id: &str) -> Self {
+        let message =
+            format!("There is no sample `{id}`; if a reply has several, say which (`image_index`, `choice`).");
+        Self::new(Kind::Absent, Some(param), message)
+    }
+
+    /// There is no such kept request.
+    pub fn no_call(param: &str, id: &str) -> Self {
+        Self::new(Kind::Absent, Some(param), format!("There is no kept request `{id}`."))
+    }
+
+    /// There is no such feedback, it was withdrawn, or another key gave it.
+    pub fn no_feedback(id: &str) -> Self {
+        Self::new(Kind::Absent, Some("id"), format!("There is no feedback `{id}`."))
+    }
+
+    /// It was said otherwise before; sending it again does not help.
+    pub fn conflict(param: &str, message: &str) -> Self {
+        Self::new(Kind::Conflict, Some(param), message)
+    }
+
+    /// It does not fit what it is about.
+    pub fn unfit(message: &str) -> Self {
+        Self::new(Kind::Unfit, None, message)
+    }
+
+    /// The ledger did not do it.
+    pub fn ledger(error: &LedgerError) -> Self {
+        match error {
+            LedgerError::Unavailable(cause) => {
+                tracing::warn!(cause, "the ledger is not available");
+                Self::unavailable("The ledger is not available, so nothing was kept; please try again shortly.")
+            }
+            fault => Self::internal(fault),
+        }
     }
 
     /// More text or pictures than the context holds.
@@ -234,6 +283,8 @@ impl ApiError {
             Kind::Key => (StatusCode::UNAUTHORIZED, REQUEST, "invalid_api_key"),
             Kind::Model => (StatusCode::NOT_FOUND, REQUEST, "model_not_found"),
             Kind::Absent => (StatusCode::NOT_FOUND, REQUEST, "not_found"),
+            Kind::Conflict => (StatusCode::CONFLICT, "conflict_error", "conflict"),
+            Kind::Unfit => (StatusCode::UNPROCESSABLE_ENTITY, REQUEST, "does_not_fit"),
             Kind::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, "method_not_allowed"),
             Kind::Slow => (StatusCode::REQUEST_TIMEOUT, REQUEST, "request_timeout"),
             Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, "request_too_large"),
@@ -256,6 +307,9 @@ impl ResponseError for ApiError {
         match self.kind {
             Kind::Method(allow) => {
                 headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            Kind::Conflict => {
+                headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
             }
             Kind::Busy | Kind::Unavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));

@@ -9,13 +9,17 @@ pub mod auth;
 pub mod body;
 mod chat;
 pub mod error;
+mod feedback;
 mod health;
 mod images;
+mod keep;
+mod links;
 mod models;
 mod observe;
 pub mod openapi;
 pub mod picture;
 mod sse;
+mod stored;
 pub mod ui;
 pub mod wire;
 
@@ -24,17 +28,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, Route, guard, web};
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use self::auth::Keys;
 use self::body::Bodies;
 use self::error::ApiError;
+use self::feedback::Pace;
+use self::links::Links;
 use self::wire::models::ModelCard;
 use crate::domain::sample::Sample;
 use crate::engine::EngineHandle;
 use crate::engine::command::{Event, Events};
+use crate::store::Ledger;
 
+pub use self::keep::now_ms;
 pub use self::observe::observe;
+pub use self::wire::feedback::Scale;
 
 /// What the served checkpoint does when a request does not say.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,6 +66,10 @@ pub struct Options {
     pub keys: Vec<String>,
     /// Largest request body in bytes.
     pub body_limit: usize,
+    /// What links to pictures are signed with.
+    pub secret: [u8; 64],
+    /// The range of ratings.
+    pub scale: Scale,
 }
 
 /// What all handlers share.
@@ -65,6 +79,10 @@ pub struct Service {
     defaults: Defaults,
     keys: Keys,
     bodies: Bodies,
+    ledger: Ledger,
+    links: Links,
+    pace: Pace,
+    scale: Scale,
     /// Places for slow work (decoding, tokenising, encoding): no more of it at once than there are cores, and than eight,
     /// so that a flood of large pictures waits in its small files.
     desks: Arc<Semaphore>,
@@ -72,7 +90,7 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(engine: EngineHandle, options: Options) -> Self {
+    pub fn new(engine: EngineHandle, ledger: Ledger, options: Options) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             engine,
@@ -80,6 +98,10 @@ impl Service {
             defaults: options.defaults,
             keys: Keys::new(&options.keys),
             bodies: Bodies::new(options.body_limit),
+            ledger,
+            links: Links::new(options.secret),
+            pace: Pace::new(),
+            scale: options.scale,
             desks: Arc::new(Semaphore::new(cores.min(8))),
             started: now(),
         }
@@ -138,6 +160,13 @@ async fn collect(mut events: Events, n: usize, mut token: impl FnMut(Event)) -> 
     samples.into_iter().collect::<Option<_>>().ok_or_else(|| ApiError::internal(&"the engine lost a sample"))
 }
 
+/// The query of a request.
+fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
+    web::Query::<T>::from_query(request.query_string())
+        .map(web::Query::into_inner)
+        .map_err(|error| ApiError::malformed(format!("The query cannot be read: {error}.")))
+}
+
 /// Unix seconds.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
@@ -166,7 +195,8 @@ pub fn routes(service: web::Data<Service>) -> impl FnOnce(&mut web::ServiceConfi
                     .service(
                         web::resource("/images/generations")
                             .route(web::post().to(images::generate))
-                            .default_service(only("POST")),
+                            .route(get().to(stored::list_images))
+                            .default_service(only("GET, HEAD, POST")),
                     )
                     .service(
                         web::resource(["/images/edits", "/images/variations"])
@@ -176,7 +206,49 @@ pub fn routes(service: web::Data<Service>) -> impl FnOnce(&mut web::ServiceConfi
                     .service(
                         web::resource("/chat/completions")
                             .route(web::post().to(chat::create))
-                            .default_service(only("POST")),
+                            .route(get().to(stored::list_chats))
+                            .default_service(only("GET, HEAD, POST")),
+                    )
+                    .service(
+                        web::resource("/chat/completions/{id}")
+                            .route(get().to(stored::chat))
+                            .route(web::post().to(stored::annotate))
+                            .route(web::delete().to(stored::delete_chat))
+                            .default_service(only("GET, HEAD, POST, DELETE")),
+                    )
+                    .service(
+                        web::resource("/chat/completions/{id}/messages")
+                            .route(get().to(stored::messages))
+                            .default_service(only("GET, HEAD")),
+                    )
+                    .service(
+                        web::resource("/images/generations/{id}")
+                            .route(get().to(stored::images))
+                            .route(web::delete().to(stored::delete_images))
+                            .default_service(only("GET, HEAD, DELETE")),
+                    )
+                    .service(
+                        web::resource("/samples/{id}/image")
+                            .route(get().to(stored::image))
+                            .default_service(only("GET, HEAD")),
+                    )
+                    .service(
+                        web::resource("/feedback")
+                            .route(web::post().to(feedback::create))
+                            .route(get().to(feedback::list))
+                            .default_service(only("GET, HEAD, POST")),
+                    )
+                    .service(
+                        web::resource("/feedback/{id}")
+                            .route(get().to(feedback::retrieve))
+                            .route(web::put().to(feedback::update))
+                            .route(web::delete().to(feedback::withdraw))
+                            .default_service(only("GET, HEAD, PUT, DELETE")),
+                    )
+                    .service(
+                        web::resource("/users/{user}/data")
+                            .route(web::delete().to(stored::forget))
+                            .default_service(only("DELETE")),
                     )
                     .default_service(web::route().to(absent)),
             )

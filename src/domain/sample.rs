@@ -17,7 +17,7 @@ pub enum Finish {
 
 /// Tokens with the log-probabilities they were drawn with.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
+pub struct Sample<P = Picture> {
     /// Generated ids: codebook ids of a picture in raster order, or text ids with the end token where one was drawn.
     pub tokens: Vec<u32>,
     /// log pi(token) under the distribution really sampled from: guided, tempered. Natural log, one a token.
@@ -27,12 +27,12 @@ pub struct Sample {
     pub seed: u64,
     pub version: Version,
     pub finish: Finish,
-    pub output: Output,
+    pub output: Output<P>,
 }
 
-/// What the user receives.
+/// What the user receives; a picture is pixels, or whatever stands for them.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    Picture(Picture),
+pub enum Output<P = Picture> {
+    Picture(P),
     Text(String),
 }

@@ -10,19 +10,19 @@ pub struct Draw {
     pub prompt: String,
 }
 
-/// A conversation to go on with; the last turn is the user's.
+/// A conversation to go on with; the last turn is the user's. Its pictures are pixels, or whatever stands for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Answer<P = Arc<Picture>> {
     /// `None` uses the checkpoint's own default; `Some("")` uses none.
     pub system: Option<String>,
-    pub turns: Vec<Turn>,
+    pub turns: Vec<Turn<P>>,
 }
 
 /// One speaker's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Turn {
+pub struct Turn<P = Arc<Picture>> {
     pub role: Role,
-    pub parts: Vec<Part>,
+    pub parts: Vec<Part<P>>,
 }
 
 /// Who speaks.
@@ -34,9 +34,27 @@ pub enum Role {
 
 /// A piece of a message, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Part<P = Arc<Picture>> {
     Text(String),
-    Picture(Arc<Picture>),
+    Picture(P),
+}
+
+impl<P> Answer<P> {
+    /// The same with other pictures.
+    ///
+    /// # Errors
+    /// The first of `picture`.
+    pub fn try_map<Q, E>(self, mut picture: impl FnMut(P) -> Result<Q, E>) -> Result<Answer<Q>, E> {
+        let mut part = |part| match part {
+            Part::Text(text) => Ok(Part::Text(text)),
+            Part::Picture(p) => picture(p).map(Part::Picture),
+        };
+        let mut turn = |turn: Turn<P>| {
+            Ok(Turn { role: turn.role, parts: turn.parts.into_iter().map(&mut part).collect::<Result<_, E>>()? })
+        };
+        let turns = self.turns.into_iter().map(&mut turn).collect::<Result<_, E>>()?;
+        Ok(Answer { system: self.system, turns })
+    }
 }
 
 /// How one sample is drawn from the model. The sample is a function of (version, task, sampling).

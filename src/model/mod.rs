@@ -20,6 +20,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
 
 use crate::domain::picture::Picture;
 use crate::domain::sample::Version;
@@ -59,6 +61,9 @@ pub enum ModelError {
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
+
+/// Number of the prompt templates; another when any of them changes.
+const TEMPLATES: u8 = 1;
 
 /// The files of a checkpoint folder in the Hugging Face Janus layout.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +115,17 @@ impl ModelFiles {
         };
         Prompter::from_files(&files, config)
     }
+
+    /// Of the files that make ids and pixels of a request, and of the templates in this code.
+    fn digest(&self) -> String {
+        let mut hash = Sha256::new_with_prefix([TEMPLATES]);
+        let files = [&self.tokenizer_config, &self.processor_config, &self.preprocessor_config];
+        for file in [Some(&self.tokenizer)].into_iter().chain(files.map(Option::as_ref)) {
+            hash.update(file.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
+            hash.update(file.map_or(&[][..], |bytes| bytes));
+        }
+        hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
+    }
 }
 
 /// How a checkpoint likes to be sampled where a request does not say.
@@ -150,6 +166,7 @@ pub struct Model {
     prompter: Prompter,
     defaults: Defaults,
     version: Version,
+    digest: String,
     tensors: Tensors,
 }
 
@@ -178,7 +195,7 @@ impl Model {
         let defaults = Defaults::parse(files.generation_config.as_deref())?;
         let (network, version, tensors) = Self::weigh(&files.weights, &config, device)
             .map_err(|error| ModelError::In { path: WEIGHTS.into(), source: Box::new(error) })?;
-        Ok(Self { network, config, prompter, defaults, version, tensors })
+        Ok(Self { network, config, prompter, defaults, version, digest: files.digest(), tensors })
     }
 
     fn weigh(bytes: &[u8], config: &ModelConfig, device: &Device) -> Result<(Network, Version, Tensors), ModelError> {
@@ -210,7 +227,7 @@ impl Model {
         let params = Params::given(tensors, device);
         let network = Network::new(&params.root(), &config)?;
         let tensors = params.finish()?;
-        Ok(Self { network, config, prompter, defaults, version, tensors })
+        Ok(Self { network, config, prompter, defaults, version, digest: String::new(), tensors })
     }
 
     #[must_use]
@@ -222,6 +239,13 @@ impl Model {
     #[must_use]
     pub fn version(&self) -> &Version {
         &self.version
+    }
+
+    /// Of all that makes ids and pixels of a request: where it differs, the same request is another prompt. Empty for a model
+    /// that was not loaded.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Requests → ids → text.
@@ -279,7 +303,7 @@ impl Model {
         Ok(self.network.image_logits(hidden)?)
     }
 
-    /// VQ-decodes whole grids of codebook ids.
+    /// VQ-decodes whole grids of codebook ids; on a CPU each by itself, all of them side by side.
     ///
     /// # Errors
     /// When a grid has not [`ModelConfig::image_tokens`] ids, or an id is no code.
@@ -288,9 +312,11 @@ impl Model {
         if let Some(bad) = codes.iter().find(|grid| grid.len() != tokens) {
             return Err(candle_core::Error::Msg(format!("a grid of {} ids, not {tokens}", bad.len())).into());
         }
-        let bytes = to_bytes(&self.network.paint(&codes.concat())?)?;
-        let picture = |rgb: &[u8]| Picture::new(side, side, rgb.to_vec());
-        let pictures: Result<_, _> = bytes.chunks_exact(3 * side * side).map(picture).collect();
+        let at_once = if self.network.device().is_cpu() { 1 } else { codes.len().max(1) };
+        let bytes = codes.par_chunks(at_once).map(|grids| to_bytes(&self.network.paint(&grids.concat())?));
+        let bytes: Vec<Vec<u8>> = bytes.collect::<candle_core::Result<_>>()?;
+        let pictures = bytes.iter().flat_map(|bytes| bytes.chunks_exact(3 * side * side));
+        let pictures: Result<_, _> = pictures.map(|rgb| Picture::new(side, side, rgb.to_vec())).collect();
         pictures.map_err(|e| candle_core::Error::Msg(e.to_string()).into())
     }
 

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use candle_core::Device;
 use clap::Parser as _;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use ulm::config::Cli;
 use ulm::engine::EngineHandle;
 use ulm::model::{Model, ModelFiles};
@@ -29,6 +30,8 @@ pub struct TestApp {
     pub client: reqwest::Client,
     server: ServerHandle,
     thread: Option<JoinHandle<()>>,
+    /// What the server keeps.
+    pub data: TempDir,
 }
 
 pub struct Reply {
@@ -54,7 +57,8 @@ impl TestApp {
     }
 
     fn serve(name: &str, model: Model, options: &[&str]) -> Self {
-        let base = ["ulm", "--listen", "127.0.0.1:0", "--log", "warn"];
+        let data = tempfile::tempdir().unwrap();
+        let base = ["ulm", "--listen", "127.0.0.1:0", "--log", "warn", "--data", data.path().to_str().unwrap()];
         let context = ["--context", "512"];
         let context = if options.contains(&context[0]) { [].as_slice() } else { &context };
         let Cli { serve: options, log, .. } = Cli::try_parse_from(base.iter().chain(context).chain(options)).unwrap();
@@ -71,7 +75,7 @@ impl TestApp {
         });
         let (address, engine, server) = receiver.recv().unwrap();
         let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-        Self { url: format!("http://{address}"), engine, client, server, thread: Some(thread) }
+        Self { url: format!("http://{address}"), engine, client, server, thread: Some(thread), data }
     }
 
     pub async fn get(&self, path: &str) -> Reply {

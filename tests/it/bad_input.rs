@@ -114,7 +114,7 @@ async fn drawing_requests_are_refused_by_the_parameter() {
         ("n: 0", json!({"prompt": "x", "n": 0})),
         ("n: 1000", json!({"prompt": "x", "n": 1000})),
         ("size", json!({"prompt": "x", "size": "1792x1024"})),
-        ("url", json!({"prompt": "x", "response_format": "url"})),
+        ("url", json!({"prompt": "x", "response_format": "url", "store": false})),
         ("style", json!({"prompt": "x", "style": "vivid"})),
         ("stream", json!({"prompt": "x", "stream": true})),
         ("unknown model", json!({"prompt": "x", "model": "dall-e-3"})),

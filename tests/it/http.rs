@@ -17,7 +17,7 @@ async fn failures_have_openais_shape_everywhere() {
     for (name, request) in [
         ("no such path", request("GET", "/nothing")),
         ("no such path of the API", request("POST", "/v1/completions")),
-        ("wrong method", request("GET", "/v1/images/generations")),
+        ("wrong method", request("PATCH", "/v1/images/generations")),
         ("wrong method of a list", request("DELETE", "/v1/models")),
         ("wrong method of the page", request("POST", "/")),
         ("no such model", request("GET", "/v1/models/gpt-5")),

@@ -55,11 +55,11 @@ pub enum DecodeError {
     Broken(String),
 }
 
-/// Decodes the data URL `url`; the picture may have at most `pixels` pixels.
+/// The file in the data URL `url`, whatever it is.
 ///
 /// # Errors
-/// Whatever is wrong with the URL or the picture.
-pub fn data_url(url: &str, pixels: u64) -> Result<Picture, DecodeError> {
+/// When it is no data URL of an image.
+pub fn data_url(url: &str) -> Result<Vec<u8>, DecodeError> {
     let Some(rest) = url.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("data:")).and_then(|_| url.get(5..))
     else {
         let remote = ["http:", "https:", "file:", "ftp:"]
@@ -72,12 +72,8 @@ pub fn data_url(url: &str, pixels: u64) -> Result<Picture, DecodeError> {
     if !kind.starts_with("image/") || !kind.ends_with(";base64") {
         return Err(DecodeError::NoDataUrl);
     }
-    picture(
-        &BASE64
-            .decode(data.trim_ascii())
-            .map_err(|error| DecodeError::Base64(error.to_string().trim_end_matches('.').to_owned()))?,
-        pixels,
-    )
+    let broken = |error: base64::DecodeError| DecodeError::Base64(error.to_string().trim_end_matches('.').to_owned());
+    BASE64.decode(data.trim_ascii()).map_err(broken)
 }
 
 /// Decodes a file of at most `pixels` pixels.

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::super::error::ApiError;
 use super::conversation::{Conversation, MAX_MESSAGES, Message};
-use super::{AtMost, Refused, TextOr, metadata, real, refuse, seeds, whole};
+use super::{AtMost, Keep, Refused, TextOr, real, refuse, seeds, whole};
 use crate::domain::task::Sampling;
 
 /// Most stop strings, and the longest of them in bytes.
@@ -77,11 +77,12 @@ pub struct Request {
     service_tier: Option<String>,
     /// Up to 16 pairs of strings.
     metadata: Option<BTreeMap<String, String>>,
-    /// Accepted.
+    /// `false`: nothing of this request is kept, and it has no `sample_id` to give feedback on.
+    #[schema(default = true)]
     store: Option<bool>,
-    /// Accepted.
+    /// The older name of `safety_identifier`.
     user: Option<String>,
-    /// Accepted.
+    /// Your name for the person who asks; what was asked on their behalf can be listed and deleted by it.
     safety_identifier: Option<String>,
     /// Accepted; the model calls no tools.
     parallel_tool_calls: Option<bool>,
@@ -159,6 +160,7 @@ pub struct Chat {
     /// One an answer; `max_tokens` is `usize::MAX` where the request sets no bound.
     pub samplings: Vec<Sampling>,
     pub form: Form,
+    pub keep: Keep,
 }
 
 /// How the reply is wanted.
@@ -195,6 +197,7 @@ impl Request {
             return Err(ApiError::invalid("stream_options", "`stream_options` needs `stream` to be true."));
         }
         let messages = self.messages.ok_or_else(|| ApiError::missing("messages"))?;
+        let keep = Keep::parse(self.store, self.safety_identifier, self.user, self.metadata)?;
         Ok(Chat {
             model: self.model.ok_or_else(|| ApiError::missing("model"))?,
             conversation: Conversation::parse(messages.0)?,
@@ -202,6 +205,7 @@ impl Request {
                 .into_iter()
                 .map(|seed| Sampling { seed, ..base.clone() })
                 .collect(),
+            keep,
             form: Form {
                 stream,
                 include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
@@ -246,7 +250,7 @@ impl Request {
         if self.service_tier.as_ref().is_some_and(|tier| tier != "auto" && tier != "default") {
             return Err(ApiError::unsupported_value("service_tier", "`service_tier` can be auto or default."));
         }
-        metadata(self.metadata.as_ref())
+        Ok(())
     }
 }
 

@@ -41,6 +41,10 @@ pub struct Choice {
     pub finish_reason: &'static str,
     #[schema(required)]
     pub logprobs: Option<Logprobs>,
+    /// Extension: what feedback names the answer by; absent where it was not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "sample-0193f6a5b1c27d3e8f00112233445566")]
+    pub sample_id: Option<String>,
 }
 
 /// The assistant's message.
@@ -125,6 +129,9 @@ pub struct ChunkChoice {
     pub finish_reason: Option<&'static str>,
     #[schema(required)]
     pub logprobs: Option<Logprobs>,
+    /// Extension, in the last piece: what feedback names the answer by; absent where it was not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_id: Option<String>,
 }
 
 /// What a piece adds.

@@ -154,12 +154,12 @@ impl Conversation {
         }
     }
 
-    /// Decodes the pictures. Slow: for the blocking pool.
+    /// Decodes the pictures; their files come along, in order. Slow: for the blocking pool.
     ///
     /// # Errors
     /// The first picture that is none, by its place in the request.
-    pub fn decode(self) -> Result<Answer, ApiError> {
-        let mut pixels = MAX_PIXELS;
+    pub fn decode(self) -> Result<(Answer, Vec<Vec<u8>>), ApiError> {
+        let (mut pixels, mut files) = (MAX_PIXELS, Vec::new());
         let mut turns = Vec::new();
         for (role, pieces) in self.turns {
             let mut parts = Vec::new();
@@ -167,16 +167,19 @@ impl Conversation {
                 parts.push(match piece {
                     Piece::Text(text) => Part::Text(text),
                     Piece::Picture { param, url } => {
-                        let picture = decode::data_url(&url, pixels)
+                        let decoded =
+                            decode::data_url(&url).and_then(|file| Ok((decode::picture(&file, pixels)?, file)));
+                        let (picture, file) = decoded
                             .map_err(|error| ApiError::invalid(&param, format!("The picture at `{param}` {error}.")))?;
                         pixels = pixels.saturating_sub((picture.width() * picture.height()) as u64);
+                        files.push(file);
                         Part::Picture(Arc::new(picture))
                     }
                 });
             }
             turns.push(Turn { role, parts });
         }
-        Ok(Answer { system: self.system, turns })
+        Ok((Answer { system: self.system, turns }, files))
     }
 }
 

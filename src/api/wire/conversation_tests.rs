@@ -24,7 +24,7 @@ fn picture(url: &str) -> Value {
 
 #[test]
 fn text_pictures_and_turns_keep_their_order() {
-    let answer = parse(&json!([
+    let (answer, files) = parse(&json!([
         {"role": "system", "content": "be"},
         {"role": "developer", "content": [{"type": "text", "text": "brief"}]},
         {"role": "user", "content": [picture(PIXEL), {"type": "text", "text": "what?"}]},
@@ -40,6 +40,7 @@ fn text_pictures_and_turns_keep_their_order() {
     assert_eq!(shape, [(Role::User, 2), (Role::Assistant, 1), (Role::User, 3)]);
     assert!(matches!(&answer.turns[0].parts[0], Part::Picture(picture) if picture.width() == 1));
     assert_eq!(answer.turns[2].parts[0], Part::Text("and".to_owned()));
+    assert_eq!(files.len(), 2, "the files come along");
 }
 
 #[test]

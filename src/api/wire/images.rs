@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::super::error::ApiError;
 use super::super::picture::encode::Format;
-use super::{Refused, metadata, real, refuse, seeds, whole};
+use super::{Keep, Refused, real, refuse, seeds, whole};
 use crate::domain::task::{Draw, Sampling};
 
 /// Longest prompt in characters, before it is counted in tokens.
@@ -21,7 +21,6 @@ pub const MAX_SIDE: usize = 1024;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ImagesRequest)]
-#[expect(dead_code, reason = "fields without effect on the model are declared to be accepted")]
 pub struct Request {
     /// What to draw.
     #[schema(
@@ -40,7 +39,7 @@ pub struct Request {
     /// `auto` is the model's own size. Any other square size up to 1024x1024 is a Lanczos resampling of the picture the model drew at its own size.
     #[schema(default = "auto", example = "256x256")]
     size: Option<String>,
-    /// `b64_json` only.
+    /// `b64_json`, or `url`: a link that works for an hour.
     #[schema(default = "b64_json")]
     response_format: Option<String>,
     /// `png`, `jpeg` or `webp` (lossless).
@@ -70,11 +69,12 @@ pub struct Request {
     partial_images: Option<i64>,
     /// Up to 16 pairs of strings.
     metadata: Option<BTreeMap<String, String>>,
-    /// Accepted.
+    /// `false`: nothing of this request is kept, and it has no `sample_id` to give feedback on.
+    #[schema(default = true)]
     store: Option<bool>,
-    /// Accepted.
+    /// The older name of `safety_identifier`.
     user: Option<String>,
-    /// Accepted.
+    /// Your name for the person who asks; what was asked on their behalf can be listed and deleted by it.
     safety_identifier: Option<String>,
     #[schema(ignore)]
     style: Refused,
@@ -107,6 +107,9 @@ pub struct Drawing {
     /// Side of the pictures sent back, in pixels.
     pub side: usize,
     pub format: Format,
+    /// Send links instead of files.
+    pub links: bool,
+    pub keep: Keep,
 }
 
 impl Request {
@@ -128,11 +131,18 @@ impl Request {
         if self.partial_images.is_some_and(|n| n != 0) {
             return Err(ApiError::unsupported("partial_images", "pictures are sent whole"));
         }
-        one_of("response_format", self.response_format.as_deref(), &["b64_json"])?;
+        one_of("response_format", self.response_format.as_deref(), &["b64_json", "url"])?;
+        let keep = Keep::parse(self.store, self.safety_identifier, self.user, self.metadata)?;
+        let links = self.response_format.as_deref() == Some("url");
+        if links && !keep.store {
+            return Err(ApiError::invalid(
+                "response_format",
+                "A picture that is not kept (`store: false`) has no link.",
+            ));
+        }
         one_of("quality", self.quality.as_deref(), &["auto", "standard"])?;
         one_of("background", self.background.as_deref(), &["auto", "opaque"])?;
         one_of("moderation", self.moderation.as_deref(), &["auto", "low"])?;
-        metadata(self.metadata.as_ref())?;
         let prompt = self.prompt.ok_or_else(|| ApiError::missing("prompt"))?;
         if prompt.trim().is_empty() {
             return Err(ApiError::invalid("prompt", "`prompt` is empty."));
@@ -154,6 +164,8 @@ impl Request {
             samplings,
             side: side(self.size.as_deref().unwrap_or("auto"), native.side)?,
             format: format(self.output_format.as_deref().unwrap_or("png"), self.output_compression)?,
+            links,
+            keep,
         })
     }
 }
@@ -213,6 +225,10 @@ fn format(name: &str, compression: Option<i64>) -> Result<Format, ApiError> {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ImagesReply)]
 pub struct Reply {
+    /// Extension: the request, where it was kept; feedback may name a picture by it and `image_index`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "img-0193f6a5b1c27d3e8f00112233445566")]
+    pub id: Option<String>,
     /// Unix seconds.
     pub created: u64,
     pub data: Vec<Item>,
@@ -232,7 +248,15 @@ pub struct Reply {
 #[schema(as = ImagesItem)]
 pub struct Item {
     /// The file.
-    pub b64_json: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub b64_json: Option<String>,
+    /// Where the file is, for an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Extension: what feedback names the picture by; absent where it was not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "sample-0193f6a5b1c27d3e8f00112233445566")]
+    pub sample_id: Option<String>,
     /// Extension: with this seed and `n: 1` the same picture is drawn again.
     pub seed: u64,
 }

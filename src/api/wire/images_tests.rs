@@ -55,7 +55,7 @@ fn what_is_wrong_is_named() {
         ("size", json!({"prompt": "x", "size": "064x064"})),
         ("size", json!({"prompt": "x", "size": "+64x+64"})),
         ("size", json!({"prompt": "x", "size": ""})),
-        ("response_format", json!({"prompt": "x", "response_format": "url"})),
+        ("response_format", json!({"prompt": "x", "response_format": "url", "store": false})),
         ("output_format", json!({"prompt": "x", "output_format": "gif"})),
         ("output_compression", json!({"prompt": "x", "output_compression": 101})),
         ("output_compression", json!({"prompt": "x", "output_compression": 50})),

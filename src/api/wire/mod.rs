@@ -7,9 +7,12 @@ pub mod chat;
 pub mod chat_reply;
 pub mod conversation;
 pub mod error;
+pub mod feedback;
 pub mod health;
 pub mod images;
 pub mod models;
+pub mod purged;
+pub mod stored;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -97,15 +100,51 @@ fn seeds(param: &str, given: Option<i64>, fresh: u32, n: i64) -> Result<Vec<u64>
 }
 
 /// Checks OpenAI's rules for `metadata`: at most 16 pairs, keys to 64 and values to 512 characters.
-fn metadata(given: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
-    let Some(map) = given else { return Ok(()) };
-    if map.len() > 16 || map.iter().any(|(key, value)| key.chars().count() > 64 || value.chars().count() > 512) {
+fn metadata(given: Option<BTreeMap<String, String>>) -> Result<BTreeMap<String, String>, ApiError> {
+    let map = given.unwrap_or_default();
+    let long = |(key, value): (&String, &String)| key.chars().count() > 64 || value.chars().count() > 512;
+    if map.len() > 16 || map.iter().any(long) {
         return Err(ApiError::invalid(
             "metadata",
             "`metadata` holds at most 16 pairs, keys of at most 64 and values of at most 512 characters.",
         ));
     }
-    Ok(())
+    if map.iter().any(|(key, value)| key.contains('\0') || value.contains('\0')) {
+        return Err(ApiError::invalid("metadata", "`metadata` holds a null character."));
+    }
+    Ok(map)
+}
+
+/// Checks a short text that is looked up by: at most 512 characters, no null character.
+fn label(param: &str, given: Option<String>) -> Result<Option<String>, ApiError> {
+    match given {
+        Some(text) if text.chars().count() > 512 || text.contains('\0') => {
+            Err(ApiError::invalid(param, format!("`{param}` has at most 512 characters, and no null character.")))
+        }
+        given => Ok(given.filter(|text| !text.is_empty())),
+    }
+}
+
+/// Whether and how a request wants to be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Consent: without it nothing is kept but a count.
+    pub store: bool,
+    /// On whose behalf the client asks.
+    pub person: Option<String>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Keep {
+    fn parse(
+        store: Option<bool>,
+        safety_identifier: Option<String>,
+        user: Option<String>,
+        notes: Option<BTreeMap<String, String>>,
+    ) -> Result<Self, ApiError> {
+        let (safety_identifier, user) = (label("safety_identifier", safety_identifier)?, label("user", user)?);
+        Ok(Self { store: store.unwrap_or(true), person: safety_identifier.or(user), metadata: metadata(notes)? })
+    }
 }
 
 /// A list of at most `MAX` items; the item after the last allowed one ends the reading.

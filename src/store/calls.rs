@@ -1,0 +1,342 @@
+//! Requests and their samples: kept, found again, listed page by page, annotated, deleted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
+
+use super::{Fresh, Ledger, LedgerError, rows};
+use crate::domain::id::{BlobId, CallId, SampleId};
+use crate::domain::record::{By, Call, Record};
+use crate::domain::sample::{Output, Sample, Version};
+
+/// A request with its samples, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    pub call: Call,
+    pub records: Vec<Record>,
+}
+
+/// Oldest or newest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Oldest,
+    Newest,
+}
+
+/// Which requests to list.
+#[derive(Clone, Debug)]
+pub struct CallFilter {
+    /// `chat` or `images`.
+    pub task: Task,
+    pub model: Option<String>,
+    /// Only those with these notes.
+    pub metadata: BTreeMap<String, String>,
+    pub order: Order,
+    /// Only those behind this one, in the order asked for.
+    pub after: Option<CallId>,
+    pub limit: u32,
+}
+
+/// What kind of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    Chat,
+    Images,
+}
+
+impl Task {
+    fn of(id: CallId) -> Self {
+        match id {
+            CallId::Chat(_) => Self::Chat,
+            CallId::Images(_) => Self::Images,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Images => "images",
+        }
+    }
+}
+
+impl Ledger {
+    /// Keeps a request before its samples are there, so that its id may be told. `files` are those it holds.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub async fn begin(&self, call: Call, files: &[Fresh]) -> Result<(), LedgerError> {
+        self.keep(Some(call), Vec::new(), files).await
+    }
+
+    /// Keeps the samples of a request that was begun.
+    ///
+    /// # Errors
+    /// When they are not durable.
+    pub async fn finish(&self, call: CallId, records: Vec<Record>, files: &[Fresh]) -> Result<(), LedgerError> {
+        let records = records.into_iter().map(|record| (call, record)).collect();
+        self.keep(None, records, files).await
+    }
+
+    /// Keeps a request and its samples at once.
+    ///
+    /// # Errors
+    /// When they are not durable.
+    pub async fn append(&self, kept: Kept, files: &[Fresh]) -> Result<(), LedgerError> {
+        let id = kept.call.id;
+        let records = kept.records.into_iter().map(|record| (id, record)).collect();
+        self.keep(Some(kept.call), records, files).await
+    }
+
+    async fn keep(
+        &self,
+        call: Option<Call>,
+        records: Vec<(CallId, Record)>,
+        files: &[Fresh],
+    ) -> Result<(), LedgerError> {
+        let sizes: BTreeMap<BlobId, i64> = files.iter().map(|file| (file.id().clone(), file.bytes() as i64)).collect();
+        let work = Arc::new((call, records, sizes));
+        self.writer
+            .write(move |connection| -> BoxFuture<'_, Result<(), LedgerError>> {
+                let work = Arc::clone(&work);
+                Box::pin(async move {
+                    let (call, records, sizes) = &*work;
+                    if let Some(call) = call {
+                        insert_call(connection, call, sizes).await?;
+                    }
+                    for (call, record) in records {
+                        insert_record(connection, *call, record, sizes).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// A request with its samples.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn call(&self, id: CallId) -> Result<Option<Kept>, LedgerError> {
+        let row =
+            sqlx::query("SELECT * FROM calls WHERE id = $1").bind(id.to_string()).fetch_optional(&self.reads).await?;
+        match row {
+            Some(row) => Ok(Some(self.whole(&row).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The request that a sample belongs to, with all its samples.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn call_of(&self, sample: SampleId) -> Result<Option<Kept>, LedgerError> {
+        let sql = "SELECT calls.* FROM calls JOIN samples ON samples.call_id = calls.id WHERE samples.id = $1";
+        let row = sqlx::query(sql).bind(sample.to_string()).fetch_optional(&self.reads).await?;
+        match row {
+            Some(row) => Ok(Some(self.whole(&row).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Up to `limit` requests that have samples, and whether there are more.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn calls(&self, filter: &CallFilter) -> Result<(Vec<Kept>, bool), LedgerError> {
+        let mut sql = String::from(
+            "SELECT * FROM calls WHERE task = $1 AND EXISTS (SELECT 1 FROM samples WHERE samples.call_id = calls.id)",
+        );
+        let mut values = vec![filter.task.word().to_owned()];
+        let mut and = |condition: &str, value: &str| {
+            values.push(value.to_owned());
+            sql += &condition.replace('?', &format!("${}", values.len()));
+        };
+        if let Some(model) = &filter.model {
+            and(" AND model = ?", model);
+        }
+        if let Some(after) = filter.after {
+            and(if filter.order == Order::Oldest { " AND id > ?" } else { " AND id < ?" }, &after.to_string());
+        }
+        for (name, value) in &filter.metadata {
+            and(" AND id IN (SELECT call_id FROM call_metadata WHERE name = ?", name);
+            and(" AND value = ?)", value);
+        }
+        sql += if filter.order == Order::Oldest { " ORDER BY id" } else { " ORDER BY id DESC" };
+        sql += &format!(" LIMIT {}", filter.limit.saturating_add(1));
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for value in values {
+            query = query.bind(value);
+        }
+        let rows = query.fetch_all(&self.reads).await?;
+        let limit = filter.limit as usize;
+        let mut page = Vec::with_capacity(limit.min(rows.len()));
+        for row in rows.iter().take(limit) {
+            page.push(self.whole(row).await?);
+        }
+        Ok((page, rows.len() > limit))
+    }
+
+    /// Replaces the notes of a request; false when there is no such request.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub async fn annotate(&self, id: CallId, metadata: BTreeMap<String, String>) -> Result<bool, LedgerError> {
+        let metadata = Arc::new(metadata);
+        self.writer
+            .write(move |connection| -> BoxFuture<'_, Result<bool, LedgerError>> {
+                let metadata = Arc::clone(&metadata);
+                Box::pin(async move {
+                    let known = sqlx::query("SELECT 1 FROM calls WHERE id = $1").bind(id.to_string());
+                    if known.fetch_optional(&mut *connection).await?.is_none() {
+                        return Ok(false);
+                    }
+                    let clear = sqlx::query("DELETE FROM call_metadata WHERE call_id = $1").bind(id.to_string());
+                    clear.execute(&mut *connection).await?;
+                    insert_metadata(connection, &id.to_string(), &metadata).await?;
+                    Ok(true)
+                })
+            })
+            .await
+    }
+
+    async fn whole(&self, row: &AnyRow) -> Result<Kept, LedgerError> {
+        let id: String = row.try_get("id")?;
+        let notes = sqlx::query("SELECT name, value FROM call_metadata WHERE call_id = $1").bind(id.clone());
+        let mut metadata = BTreeMap::new();
+        for note in notes.fetch_all(&self.reads).await? {
+            metadata.insert(note.try_get("name")?, note.try_get("value")?);
+        }
+        let call = Call {
+            id: rows::id("calls.id", &id)?,
+            created_ms: row.try_get("created_ms")?,
+            asked: rows::asked(row.try_get("asked")?)?,
+            model: row.try_get("model")?,
+            version: Version(row.try_get("version")?),
+            config: row.try_get("config")?,
+            prompt_tokens: u32::try_from(row.try_get::<i64, _>("prompt_tokens")?).unwrap_or(u32::MAX),
+            by: By { person: row.try_get("person")?, key: row.try_get("key_id")? },
+            metadata,
+        };
+        let samples = sqlx::query("SELECT * FROM samples WHERE call_id = $1 ORDER BY at").bind(id);
+        let samples = samples.fetch_all(&self.reads).await?;
+        Ok(Kept { call, records: samples.iter().map(record).collect::<Result<_, _>>()? })
+    }
+}
+
+fn record(row: &AnyRow) -> Result<Record, LedgerError> {
+    let numbers = |column: &'static str| -> Result<Vec<f32>, LedgerError> {
+        rows::unpack(column, row.try_get(column)?, f32::from_le_bytes)
+    };
+    let sampling = rows::sampling(row.try_get("sampling")?)?;
+    let picture: Option<String> = row.try_get("picture")?;
+    let output = match picture {
+        Some(blob) => Output::Picture(rows::id("picture", &blob)?),
+        None => Output::Text(rows::parse("said", row.try_get("said")?)?),
+    };
+    Ok(Record {
+        id: rows::id("samples.id", row.try_get("id")?)?,
+        at: u32::try_from(row.try_get::<i64, _>("at")?).unwrap_or(u32::MAX),
+        sample: Sample {
+            tokens: rows::unpack("tokens", row.try_get("tokens")?, u32::from_le_bytes)?,
+            log_probs: numbers("log_probs")?,
+            conditional_log_probs: numbers("conditional")?,
+            seed: sampling.seed,
+            version: Version(row.try_get("version")?),
+            finish: rows::finish(row.try_get("finish")?)?,
+            output,
+        },
+        sampling,
+        millis: row.try_get("millis")?,
+    })
+}
+
+async fn insert_call(
+    connection: &mut AnyConnection,
+    call: &Call,
+    sizes: &BTreeMap<BlobId, i64>,
+) -> Result<(), LedgerError> {
+    let id = call.id.to_string();
+    let sql = "INSERT INTO calls (id, created_ms, task, asked, model, version, config, prompt_tokens, person, key_id) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING";
+    sqlx::query(sql)
+        .bind(id.clone())
+        .bind(call.created_ms)
+        .bind(Task::of(call.id).word())
+        .bind(rows::asked_text(&call.asked)?)
+        .bind(call.model.clone())
+        .bind(call.version.0.clone())
+        .bind(call.config.clone())
+        .bind(i64::from(call.prompt_tokens))
+        .bind(call.by.person.clone())
+        .bind(call.by.key.clone())
+        .execute(&mut *connection)
+        .await?;
+    insert_metadata(connection, &id, &call.metadata).await?;
+    for blob in rows::pictures(&call.asked) {
+        hold(connection, blob, &id, sizes).await?;
+    }
+    Ok(())
+}
+
+async fn insert_metadata(
+    connection: &mut AnyConnection,
+    id: &str,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), LedgerError> {
+    for (name, value) in metadata {
+        let sql = "INSERT INTO call_metadata (call_id, name, value) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+        sqlx::query(sql).bind(id.to_owned()).bind(name.clone()).bind(value.clone()).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+async fn insert_record(
+    connection: &mut AnyConnection,
+    call: CallId,
+    record: &Record,
+    sizes: &BTreeMap<BlobId, i64>,
+) -> Result<(), LedgerError> {
+    let sample = &record.sample;
+    let (said, picture) = match &sample.output {
+        Output::Text(text) => (Some(rows::json(text)?), None),
+        Output::Picture(blob) => (None, Some(blob)),
+    };
+    let sql = "INSERT INTO samples (id, call_id, at, sampling, version, tokens, log_probs, conditional, finish, said, picture, millis) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING";
+    sqlx::query(sql)
+        .bind(record.id.to_string())
+        .bind(call.to_string())
+        .bind(i64::from(record.at))
+        .bind(rows::sampling_text(&record.sampling)?)
+        .bind(sample.version.0.clone())
+        .bind(rows::pack(&sample.tokens, u32::to_le_bytes))
+        .bind(rows::pack(&sample.log_probs, f32::to_le_bytes))
+        .bind(rows::pack(&sample.conditional_log_probs, f32::to_le_bytes))
+        .bind(rows::finish_text(sample.finish))
+        .bind(said)
+        .bind(picture.map(BlobId::to_string))
+        .bind(record.millis)
+        .execute(&mut *connection)
+        .await?;
+    match picture {
+        Some(blob) => hold(connection, blob, &call.to_string(), sizes).await,
+        None => Ok(()),
+    }
+}
+
+/// Notes that `holder` needs a file.
+pub(super) async fn hold(
+    connection: &mut AnyConnection,
+    blob: &BlobId,
+    holder: &str,
+    sizes: &BTreeMap<BlobId, i64>,
+) -> Result<(), LedgerError> {
+    let sql = "INSERT INTO holds (blob, holder, bytes) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+    let bytes = sizes.get(blob).copied().unwrap_or(0);
+    sqlx::query(sql).bind(blob.to_string()).bind(holder.to_owned()).bind(bytes).execute(connection).await?;
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! The tables, version by version, for both databases. A database that is newer than this program is refused.
+
+use std::borrow::Cow;
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{Any, AssertSqlSafe, Pool, SqlSafeStr as _};
+
+use super::{Dialect, LedgerError};
+
+/// Versions in order; one that was released is never changed.
+const VERSIONS: [(&str, &str); 1] = [("ledger", include_str!("schema/0001_ledger.sql"))];
+
+/// Brings the tables up to date.
+///
+/// # Errors
+/// When the database is newer than this program, or was changed by another hand.
+pub(super) async fn migrate(pool: &Pool<Any>, dialect: Dialect) -> Result<(), LedgerError> {
+    let migration = |(at, (name, sql)): (usize, &(&'static str, &str))| {
+        let sql = AssertSqlSafe(sql.replace("{bytes}", dialect.bytes())).into_sql_str();
+        Migration::new(at as i64 + 1, Cow::Borrowed(name), MigrationType::Simple, sql, false)
+    };
+    let migrator = Migrator::with_migrations(VERSIONS.iter().enumerate().map(migration).collect());
+    migrator.run(pool).await.map_err(|error| match error {
+        MigrateError::VersionMissing(version) => LedgerError::Open(format!(
+            "the database is of a later version ({version}) than this program knows ({}); use the program that wrote it",
+            VERSIONS.len()
+        )),
+        MigrateError::VersionMismatch(version) => LedgerError::Open(format!(
+            "the tables of version {version} in the database are not those of this program; it was written by another build"
+        )),
+        other => LedgerError::Open(format!("the tables cannot be made: {other}")),
+    })
+}
