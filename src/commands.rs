@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use candle_core::Device;
 
-use crate::config::{Bench, DeviceName, Eval, Pretrain, Suite};
+use crate::config::{Bench, DeviceName, Eval, Pretrain, Storage, Suite};
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
 use crate::train::eval::{EvalOptions, SHOWN, evaluate, pictures};
 use crate::train::pretrain::{PretrainOptions, pretrain as train};
-use crate::{bench as speed, serve, train};
+use crate::{bench as speed, bench_ledger as keeping, log, serve, train};
 
 fn device(name: DeviceName) -> anyhow::Result<Device> {
     match name {
@@ -89,8 +89,24 @@ pub fn eval(options: &Eval) -> anyhow::Result<()> {
 /// When the model cannot be loaded or the engine fails.
 pub fn bench(options: &Bench) -> anyhow::Result<()> {
     let engine = engine(options.model.as_deref())?;
+    if options.ledger {
+        return bench_ledger(options, &engine);
+    }
     let guidance = options.guidance.unwrap_or(engine.model().defaults().guidance);
     let report = speed::run(&engine, guidance, options.rounds.into())?;
     engine.halt(Halt::Now);
+    print(options.json, &report, &report.table())
+}
+
+fn bench_ledger(options: &Bench, engine: &EngineHandle) -> anyhow::Result<()> {
+    let folder = std::env::temp_dir().join(format!("ulm-bench-{}", std::process::id()));
+    let storage = Storage { data: folder.clone(), database_url: options.database_url.clone(), blobs: None };
+    let measured = tokio::runtime::Runtime::new()?.block_on(async {
+        let ledger = log::open(&storage).await?;
+        keeping::run(engine, &ledger, options.rounds.into()).await
+    });
+    engine.halt(Halt::Now);
+    std::fs::remove_dir_all(&folder).with_context(|| format!("{} could not be deleted", folder.display()))?;
+    let report = measured?;
     print(options.json, &report, &report.table())
 }

@@ -120,6 +120,7 @@ pub struct Retention {
 }
 
 /// The variables that say how S3 is reached.
+#[expect(clippy::disallowed_methods, reason = "their names are Amazon's, and there are dozens")]
 pub fn storage_variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars().filter(|(name, _)| name.starts_with("AWS_"))
 }
@@ -209,6 +210,13 @@ pub struct Bench {
     /// Guidance weight of pictures [default: what the checkpoint says]
     #[arg(long, value_name = "WEIGHT", value_parser = number::<0, 100>)]
     pub guidance: Option<f32>,
+    /// Measure what keeping requests and feedback costs instead; in a folder that is deleted afterwards, or in the Postgres of
+    /// `--database-url`, where the rows are deleted afterwards
+    #[arg(long)]
+    pub ledger: bool,
+    /// Postgres to measure with `--ledger` [default: SQLite]
+    #[arg(long, env = "ULM_DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = postgres)]
+    pub database_url: Option<String>,
 }
 
 /// Suites of held-out work.

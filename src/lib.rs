@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod bench;
+pub mod bench_ledger;
 pub mod commands;
 pub mod config;
 pub mod demo;

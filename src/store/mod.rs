@@ -131,14 +131,18 @@ impl Ledger {
         sqlx::any::install_default_drivers();
         let open = |e: sqlx::Error| LedgerError::Open(format!("the database cannot be opened: {e}"));
         let options = || {
-            AnyPoolOptions::new().acquire_timeout(CONNECT).after_connect(move |connection, _| {
-                Box::pin(async move {
-                    if dialect == Dialect::Sqlite {
-                        prepare(connection).await?;
-                    }
-                    Ok(())
-                })
-            })
+            // A file does not go away as a server does, and asking it costs as much as reading from it.
+            let ask = dialect == Dialect::Postgres;
+            AnyPoolOptions::new().acquire_timeout(CONNECT).test_before_acquire(ask).after_connect(
+                move |connection, _| {
+                    Box::pin(async move {
+                        if dialect == Dialect::Sqlite {
+                            prepare(connection).await?;
+                        }
+                        Ok(())
+                    })
+                },
+            )
         };
         // A pool would only say that it waited too long.
         let mut probe = AnyConnection::connect(url).await.map_err(open)?;
@@ -168,6 +172,6 @@ impl Ledger {
 /// SQLite as a ledger wants it: readers beside the writer, every commit on the disk, patience with other processes.
 async fn prepare(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     let pragmas =
-        "PRAGMA busy_timeout = 2000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
+        "PRAGMA busy_timeout = 1000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
     connection.execute(pragmas).await.map(|_| ())
 }

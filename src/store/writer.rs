@@ -1,14 +1,16 @@
 //! Group commit: one task owns the writing connection, and whatever waits when a transaction begins shares it. A write is
 //! acknowledged after the commit. When the database is away the writer tries again for a while, then refuses at once until
-//! it is back. Knows no table.
+//! it is back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, Connection as _, Pool};
 use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
 
 use super::LedgerError;
 
@@ -18,7 +20,7 @@ const WAITING: usize = 4096;
 const GROUP: usize = 256;
 /// How long a write is tried when the database is away.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// After a failure, how long writes are refused at once before the database is asked again.
+/// While writes are refused, the time between looks whether the database is back.
 const REST: Duration = Duration::from_millis(500);
 
 /// The way in to the task.
@@ -65,7 +67,7 @@ impl Writer {
     pub fn start(pool: Pool<Any>, begin: &'static str) -> Self {
         let (jobs, waiting) = mpsc::channel(WAITING);
         let up = Arc::new(AtomicBool::new(true));
-        tokio::spawn(Committer { pool, begin, waiting, up: Arc::clone(&up), refused: None }.run());
+        tokio::spawn(Committer { pool, connection: None, begin, waiting, up: Arc::clone(&up), refused: None }.run());
         Self { jobs, up }
     }
 
@@ -90,24 +92,59 @@ impl Writer {
 
 struct Committer {
     pool: Pool<Any>,
+    /// Kept from commit to commit, and given up when one fails.
+    connection: Option<PoolConnection<Any>>,
     begin: &'static str,
     waiting: mpsc::Receiver<Box<dyn Job>>,
     up: Arc<AtomicBool>,
-    /// Until when writes are refused, and why.
-    refused: Option<(Instant, LedgerError)>,
+    /// Why writes are refused for now.
+    refused: Option<LedgerError>,
 }
 
 impl Committer {
     async fn run(mut self) {
         let mut group = Vec::with_capacity(GROUP);
-        while self.waiting.recv_many(&mut group, GROUP).await > 0 {
-            match &self.refused {
-                Some((until, error)) if Instant::now() < *until => {
+        loop {
+            if let Some(error) = self.refused.take()
+                && !self.refuse_until_back(error).await
+            {
+                return;
+            }
+            if self.waiting.recv_many(&mut group, GROUP).await == 0 {
+                return;
+            }
+            self.settle(std::mem::take(&mut group)).await;
+        }
+    }
+
+    /// Refuses whatever comes until the database takes a write again. False when nobody is left to write.
+    async fn refuse_until_back(&mut self, error: LedgerError) -> bool {
+        self.up.store(false, Ordering::Relaxed);
+        let (pool, begin) = (self.pool.clone(), self.begin);
+        let back = async move {
+            loop {
+                tokio::time::sleep(REST).await;
+                if probe(&pool, begin).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        tokio::pin!(back);
+        let mut group = Vec::new();
+        loop {
+            tokio::select! {
+                () = &mut back => break,
+                some = self.waiting.recv_many(&mut group, GROUP) => {
+                    if some == 0 {
+                        return false;
+                    }
                     group.drain(..).for_each(|job| job.done(Err(error.clone())));
                 }
-                _ => self.settle(std::mem::take(&mut group)).await,
             }
         }
+        self.up.store(true, Ordering::Relaxed);
+        tracing::info!("the ledger is written again");
+        true
     }
 
     /// Commits a group, or finds out which of it cannot be.
@@ -136,41 +173,46 @@ impl Committer {
     fn refuse(&mut self, group: Vec<Box<dyn Job>>, error: LedgerError) {
         tracing::warn!(%error, writes = group.len(), "the ledger cannot be written");
         group.into_iter().for_each(|job| job.done(Err(error.clone())));
-        self.up.store(false, Ordering::Relaxed);
-        self.refused = Some((Instant::now() + REST, error));
+        self.refused = Some(error);
     }
 
     /// Tries until it is committed, or time is up, or trying again would not help.
     async fn persist(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), LedgerError> {
-        // After a refusal one try tells whether the database is back.
-        let patience = if self.refused.is_some() { Duration::ZERO } else { PATIENCE };
         let begun = Instant::now();
         let mut pause = Duration::from_millis(20);
         loop {
             match self.commit(group).await {
-                Ok(()) => {
-                    self.up.store(true, Ordering::Relaxed);
-                    if self.refused.take().is_some() {
-                        tracing::info!("the ledger is written again");
-                    }
-                    return Ok(());
-                }
-                Err(LedgerError::Unavailable(cause)) if begun.elapsed() + pause < patience => {
+                Err(LedgerError::Unavailable(cause)) if begun.elapsed() + pause < PATIENCE => {
                     tracing::debug!(cause, "the ledger is tried again");
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                 }
-                Err(error) => return Err(error),
+                end => return end,
             }
         }
     }
 
-    async fn commit(&self, group: &mut [Box<dyn Job>]) -> Result<(), LedgerError> {
-        let mut connection = self.pool.acquire().await?;
+    async fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), LedgerError> {
+        // Taken out, so that whatever goes wrong with it, the next try asks for another.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.pool.acquire().await?,
+        };
         let mut transaction = connection.begin_with(self.begin).await?;
         for job in group {
             job.run(&mut transaction).await?;
         }
-        Ok(transaction.commit().await?)
+        transaction.commit().await?;
+        self.connection = Some(connection);
+        Ok(())
     }
+}
+
+/// Whether a write would be taken: one is made, for a disk may be full that still lets itself be locked.
+async fn probe(pool: &Pool<Any>, begin: &'static str) -> Result<(), LedgerError> {
+    let mut connection = pool.acquire().await?;
+    let mut transaction = connection.begin_with(begin).await?;
+    let sql = "INSERT INTO settings (name, value) VALUES ('probe', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    sqlx::query(sql).bind(Uuid::now_v7().to_string()).execute(&mut *transaction).await?;
+    Ok(transaction.commit().await?)
 }

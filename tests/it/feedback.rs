@@ -201,6 +201,33 @@ async fn pictures_have_links_that_open_without_a_key_and_cannot_be_made() {
     assert_eq!(send(app.client.get(&path)).await.refusal().0, 404);
 }
 
+/// Another process holds the file: answers go out without ids and say so, feedback fails loudly, and both recover.
+#[tokio::test]
+async fn a_locked_ledger_stops_feedback_and_nothing_else() {
+    let app = TestApp::start();
+    let sample = drawn(&app, 1).await["data"][0]["sample_id"].clone();
+    let url = format!("sqlite://{}", app.data.path().join("ledger.sqlite").display());
+    let mut other = sqlx::AnyPool::connect(&url).await.unwrap().acquire().await.unwrap();
+    sqlx::query("BEGIN EXCLUSIVE").execute(&mut *other).await.unwrap();
+
+    let reply = app.draw(&json!({"prompt": "a star"})).await;
+    assert_eq!((reply.status, reply.header("x-ulm-ledger")), (200, "unavailable"), "{}", reply.text());
+    assert!(reply.json()["id"].is_null() && reply.json()["data"][0]["sample_id"].is_null());
+    let stream = app.chat(json!("hi"), &json!({"max_tokens": 2, "stream": true})).await;
+    assert_eq!((stream.status, stream.header("x-ulm-ledger")), (200, "unavailable"));
+    assert!(stream.text().ends_with("data: [DONE]\n\n"));
+    let (status, kind, ..) = say(&app, &json!({"sample_id": sample, "thumb": "up"})).await.refusal();
+    assert_eq!((status, kind.as_str()), (503, "service_unavailable"));
+
+    sqlx::query("ROLLBACK").execute(&mut *other).await.unwrap();
+    let begun = std::time::Instant::now();
+    while say(&app, &json!({"sample_id": sample, "thumb": "up"})).await.status != 201 {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "the ledger is back and not used");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    drawn(&app, 1).await;
+}
+
 #[tokio::test]
 async fn without_consent_nothing_is_kept_and_a_person_can_be_forgotten() {
     let app = TestApp::start();

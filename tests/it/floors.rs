@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 16] = [
+const FLOORS: [(&str, u8); 17] = [
     ("domain", 0),
     ("model", 1),
     ("store", 1),
@@ -13,6 +13,7 @@ const FLOORS: [(&str, u8); 16] = [
     ("api", 3),
     ("train", 3),
     ("bench", TOP),
+    ("bench_ledger", TOP),
     ("commands", TOP),
     ("config", TOP),
     ("demo", TOP),
@@ -30,7 +31,7 @@ const PRIVATE: [(&str, &[&str]); 7] = [
     ("utoipa", &["api"]),
     ("sqlx", &["store"]),
     ("object_store", &["store"]),
-    ("anyhow", &["bench", "commands", "config", "log", "telemetry", "serve", "lib", "main"]),
+    ("anyhow", &["bench", "bench_ledger", "commands", "config", "log", "telemetry", "serve", "lib", "main"]),
     ("clap", &["config", "main"]),
     ("candle_core", &["model", "engine", "train", "commands", "demo", "log", "serve", "main"]),
 ];

@@ -23,12 +23,7 @@ impl Place {
     }
 
     async fn postgres() -> Self {
-        let server = std::env::var("ULM_TEST_POSTGRES").expect("ULM_TEST_POSTGRES names no server");
-        let name = format!("ulm_{}", uuid::Uuid::now_v7().simple());
-        sqlx::any::install_default_drivers();
-        let pool = sqlx::AnyPool::connect(&format!("{server}/postgres")).await.unwrap();
-        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&pool).await.unwrap();
-        Self { dir: tempfile::tempdir().unwrap(), url: Some(format!("{server}/{name}")) }
+        Self { dir: tempfile::tempdir().unwrap(), url: Some(postgres_database().await) }
     }
 
     async fn open(&self) -> Ledger {
@@ -42,6 +37,16 @@ impl Place {
     fn file(&self) -> std::path::PathBuf {
         self.dir.path().join("ledger #1?.sqlite")
     }
+}
+
+/// A fresh database on the server of the tests.
+pub async fn postgres_database() -> String {
+    let server = std::env::var("ULM_TEST_POSTGRES").expect("ULM_TEST_POSTGRES names no server");
+    let name = format!("ulm_{}", uuid::Uuid::now_v7().simple());
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::AnyPool::connect(&format!("{server}/postgres")).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&pool).await.unwrap();
+    format!("{server}/{name}")
 }
 
 fn version() -> Version {
@@ -279,6 +284,45 @@ async fn shares(place: Place) {
         writer.await.unwrap();
     }
     assert!(ledger.is_up());
+}
+
+/// Connections that are cut again and again lose nothing and double nothing.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs ULM_TEST_POSTGRES"]
+async fn a_postgres_that_comes_and_goes_loses_and_doubles_nothing() {
+    let place = Place::postgres().await;
+    let ledger = place.open().await;
+    let url = place.url.clone().unwrap();
+    let cutter = tokio::spawn(async move {
+        let pool = sqlx::AnyPool::connect(&url).await.unwrap();
+        let sql = "SELECT CAST(COUNT(pg_terminate_backend(pid)) AS BIGINT) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        for _ in 0..20 {
+            tokio::time::sleep(std::time::Duration::from_millis(40)).await;
+            sqlx::query(sql).execute(&pool).await.unwrap();
+        }
+    });
+    let mut kept = vec![];
+    while !cutter.is_finished() {
+        kept.push(answered_blindly(&ledger, kept.len()).await);
+    }
+    cutter.await.unwrap();
+    assert!(kept.len() > 20, "{}", kept.len());
+    for call in &kept {
+        assert_eq!(ledger.call(call.call.id).await.unwrap().as_ref(), Some(call));
+    }
+    let stats = ledger.stats().await.unwrap();
+    assert_eq!((stats.calls, stats.samples), (kept.len() as u64, kept.len() as u64));
+}
+
+/// An answer that is kept in one step; nothing is read.
+async fn answered_blindly(ledger: &Ledger, number: usize) -> Kept {
+    let parts = vec![Part::Text(format!("{number}?"))];
+    let asked = Asked::Answer(Answer { system: None, turns: vec![Turn { role: Role::User, parts }] });
+    let records = vec![record(0, Output::Text(format!("{number}")))];
+    let kept = Kept { call: call(CallId::Chat(ChatId::fresh()), asked, None), records };
+    ledger.append(kept.clone(), &[]).await.unwrap();
+    kept
 }
 
 macro_rules! on_both {

@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import time
+import urllib.request
 
 import openai
 
@@ -50,7 +51,7 @@ def images():
     assert base64.b64decode(jpeg.data[0].b64_json)[:2] == b"\xff\xd8" and jpeg.size == "256x256"
     raw = client.images.with_raw_response.generate(prompt="a star")
     assert len(raw.headers["x-model-version"]) == 64 and int(raw.headers["openai-processing-ms"]) >= 0
-    for wrong in [{"size": "1024x1792"}, {"n": 11}, {"response_format": "url"}, {"style": "vivid"}, {"quality": "hd"}]:
+    for wrong in [{"size": "1024x1792"}, {"n": 11}, {"style": "vivid"}, {"quality": "hd"}]:
         raises(openai.BadRequestError, lambda: client.images.generate(prompt="x", **wrong), next(iter(wrong)))
     raises(openai.BadRequestError, lambda: client.images.edit(image=b"x", prompt="x"), "image")
 
@@ -85,6 +86,35 @@ def chat():
         lambda: client.chat.completions.create(model=model, messages=bad),
         "messages[0].content[0].image_url",
     )
+
+
+def kept():
+    asked = {"model": model, "messages": [{"role": "user", "content": look}], "max_tokens": 4}
+    mine = [client.chat.completions.create(**asked, store=True, metadata={"run": url, "at": str(i)}) for i in range(3)]
+    client.chat.completions.create(**asked, store=False, metadata={"run": url})
+    listed = [chat.id for chat in client.chat.completions.list(limit=2, metadata={"run": url})]
+    assert listed == [chat.id for chat in mine], (listed, mine)
+    newest = client.chat.completions.list(limit=1, order="desc", metadata={"run": url, "at": "1"}).data[0]
+    assert newest.id == mine[1].id and newest.choices[0].message.content == mine[1].choices[0].message.content
+    assert client.chat.completions.retrieve(mine[0].id).usage.total_tokens == mine[0].usage.total_tokens
+    messages = list(client.chat.completions.messages.list(mine[0].id))
+    assert [message.role for message in messages] == ["user"] and "What is this?" in messages[0].content
+    noted = client.chat.completions.update(mine[0].id, metadata={"seen": "yes"})
+    assert noted.metadata == {"seen": "yes"}
+    assert client.chat.completions.delete(mine[0].id).deleted
+    raises(openai.NotFoundError, lambda: client.chat.completions.retrieve(mine[0].id), "id")
+
+    drawn = client.images.generate(prompt="a star", n=2, response_format="url")
+    with urllib.request.urlopen(drawn.data[0].url) as link:
+        assert link.read(8) == b"\x89PNG\r\n\x1a\n"
+    ids = [item.sample_id for item in drawn.data]
+    feedback = client.post("/feedback", body={"preferred": ids[1], "over": [ids[0]], "rater": "sdk"}, cast_to=object)
+    assert feedback["sample_id"] == ids[1], feedback
+    again = {"sample_id": ids[0], "thumb": "up", "feedback_id": url}
+    assert client.post("/feedback", body=again, cast_to=object)["id"] == client.post("/feedback", body=again, cast_to=object)["id"]
+    other = {"sample_id": ids[0], "thumb": "down", "feedback_id": url}
+    raises(openai.ConflictError, lambda: client.post("/feedback", body=other, cast_to=object), "feedback_id")
+    raises(openai.UnprocessableEntityError, lambda: client.post("/feedback", body={"sample_id": ids[0], "correction": "x"}, cast_to=object))
 
 
 def stream():
@@ -143,6 +173,6 @@ def refused():
     assert client.with_options(max_retries=5).images.generate(prompt="a star").data
 
 
-for step in (models, images, chat, stream, lambda: asyncio.run(together()), refused):
+for step in (models, images, chat, kept, stream, lambda: asyncio.run(together()), refused):
     step()
 print("ok")

@@ -30,10 +30,13 @@ pub(super) fn add_product(y: &mut [f32], x: &[f32], w: &[f32], inner: usize, out
         return;
     }
     for (y, x) in y.chunks_mut(WIDE * outer).zip(x.chunks(WIDE * inner)) {
-        match x.len() / inner {
-            ..=NARROW => add_across::<NARROW>(y, x, w, inner, outer, narrow),
-            ..=MIDDLE => add_across::<MIDDLE>(y, x, w, inner, outer, middle),
-            _ => add_across::<WIDE>(y, x, w, inner, outer, wide),
+        let rows = x.len() / inner;
+        if rows <= NARROW {
+            add_across::<NARROW>(y, x, w, inner, outer, narrow);
+        } else if rows <= MIDDLE {
+            add_across::<MIDDLE>(y, x, w, inner, outer, middle);
+        } else {
+            add_across::<WIDE>(y, x, w, inner, outer, wide);
         }
     }
 }
