@@ -48,5 +48,7 @@ fn report(service: &Service) -> Health {
         model_version: service.engine.model().version().0.clone(),
         running: load.running,
         queued: load.queued,
+        ledger: if service.ledger.is_up() { "ok" } else { "unavailable" },
+        rating: [service.scale.least, service.scale.most],
     }
 }

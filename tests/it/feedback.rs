@@ -218,6 +218,7 @@ async fn a_locked_ledger_stops_feedback_and_nothing_else() {
     assert!(stream.text().ends_with("data: [DONE]\n\n"));
     let (status, kind, ..) = say(&app, &json!({"sample_id": sample, "thumb": "up"})).await.refusal();
     assert_eq!((status, kind.as_str()), (503, "service_unavailable"));
+    assert_eq!(app.get("/health").await.json()["ledger"], "unavailable");
 
     sqlx::query("ROLLBACK").execute(&mut *other).await.unwrap();
     let begun = std::time::Instant::now();
@@ -226,6 +227,8 @@ async fn a_locked_ledger_stops_feedback_and_nothing_else() {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     drawn(&app, 1).await;
+    let health = app.get("/health").await.json();
+    assert_eq!((&health["ledger"], &health["rating"]), (&json!("ok"), &json!([1.0, 5.0])));
 }
 
 #[tokio::test]

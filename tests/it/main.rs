@@ -24,6 +24,7 @@ mod http;
 mod images;
 mod ledger;
 mod loading;
+mod log;
 mod openapi;
 mod page;
 mod parity;

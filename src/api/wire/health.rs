@@ -20,4 +20,10 @@ pub struct Health {
     pub running: usize,
     /// Requests that wait.
     pub queued: usize,
+    /// `ok`, or `unavailable`: then answers go out without ids, and feedback is refused.
+    #[schema(example = "ok")]
+    pub ledger: &'static str,
+    /// The range of ratings.
+    #[schema(example = json!([1.0, 5.0]))]
+    pub rating: [f64; 2],
 }
