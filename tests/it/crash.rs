@@ -23,7 +23,8 @@ struct Told {
     feedback: Vec<FeedbackId>,
 }
 
-/// Kills that are done in any test run, and at least in CI.
+/// Kills of a run.
+#[expect(clippy::disallowed_methods, reason = "how long to test is for whoever starts the tests to say")]
 fn kills(few: usize) -> usize {
     std::env::var("ULM_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
 }
@@ -53,7 +54,7 @@ async fn work(url: String, client: reqwest::Client, told: Arc<Mutex<Told>>, over
         };
         let Ok(reply) = request.send().await else { return };
         let Ok(reply) = reply.json::<Value>().await else { return };
-        let place = if number % 2 == 0 { &reply["data"][0] } else { &reply["choices"][0] };
+        let place = if number.is_multiple_of(2) { &reply["data"][0] } else { &reply["choices"][0] };
         let Some(sample) = place["sample_id"].as_str() else { panic!("an answer without an id: {reply}") };
         told.lock().unwrap().samples.push(sample.parse().unwrap());
         let rated = client.post(format!("{url}/v1/feedback")).json(&json!({"sample_id": sample, "thumb": "up"}));

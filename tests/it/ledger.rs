@@ -40,6 +40,7 @@ impl Place {
 }
 
 /// A fresh database on the server of the tests.
+#[expect(clippy::disallowed_methods, reason = "where Postgres is, is for whoever starts the tests to say")]
 pub async fn postgres_database() -> String {
     let server = std::env::var("ULM_TEST_POSTGRES").expect("ULM_TEST_POSTGRES names no server");
     let name = format!("ulm_{}", uuid::Uuid::now_v7().simple());
