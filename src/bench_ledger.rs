@@ -151,20 +151,19 @@ async fn generate(engine: &EngineHandle, seed: u64, draws: bool) -> anyhow::Resu
 /// Keeps a sample as a request of its own; a picture with its pixels, since what a file weighs is the encoder's affair.
 async fn keep(ledger: &Ledger, sampling: Sampling, sample: Sample, version: Version) -> anyhow::Result<SampleId> {
     let mut files = Vec::new();
-    let (id, asked, output) = match sample.output {
+    let (id, asked) = match &sample.output {
         Output::Picture(picture) => {
-            let file = ledger.blobs().put(picture.rgb().to_vec()).await?;
-            let output = Output::Picture(file.id().clone());
-            files.push(file);
+            files.push(ledger.blobs().put(picture.rgb().to_vec()).await?);
             let asked = Asked::Draw(Draw { prompt: "a red circle and a blue square".into() });
-            (CallId::Images(ImagesId::fresh()), asked, output)
+            (CallId::Images(ImagesId::fresh()), asked)
         }
-        Output::Text(text) => {
+        Output::Text(_) => {
             let parts = vec![Part::Text("What color is the circle?".into())];
             let asked = Asked::Answer(Answer { system: None, turns: vec![Turn { role: Role::User, parts }] });
-            (CallId::Chat(ChatId::fresh()), asked, Output::Text(text))
+            (CallId::Chat(ChatId::fresh()), asked)
         }
     };
+    let sample = sample.try_map(|_| files.first().map(|file| file.id().clone()).context("no file"))?;
     let call = Call {
         id,
         created_ms: now_ms(),
@@ -176,21 +175,7 @@ async fn keep(ledger: &Ledger, sampling: Sampling, sample: Sample, version: Vers
         by: By { person: Some(PERSON.into()), key: String::new() },
         metadata: BTreeMap::new(),
     };
-    let record = Record {
-        id: SampleId::fresh(),
-        at: 0,
-        sampling,
-        sample: Sample {
-            output,
-            tokens: sample.tokens,
-            log_probs: sample.log_probs,
-            conditional_log_probs: sample.conditional_log_probs,
-            seed: sample.seed,
-            version: sample.version,
-            finish: sample.finish,
-        },
-        millis: 0,
-    };
+    let record = Record { id: SampleId::fresh(), at: 0, sampling, sample, millis: 0 };
     let id = record.id;
     ledger.append(Kept { call, records: vec![record] }, &files).await?;
     Ok(id)

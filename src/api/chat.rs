@@ -9,7 +9,7 @@ use futures_util::{Stream, stream};
 
 use super::auth::key_name;
 use super::error::{ApiError, Failures};
-use super::keep::{Keeper, by_digest};
+use super::keep::{Asking, Keeper, by_digest};
 use super::wire::chat::{Chat, Form, Native, Request};
 use super::wire::chat_reply::{
     Alternative, Choice, Chunk, ChunkChoice, Delta, Logprobs, Reply, Said, TokenLogprob, Usage, finish_reason,
@@ -74,7 +74,8 @@ pub async fn create(
     let submission = Submission { work: Work::Answer(prompt), samplings: samplings.clone(), lane: Lane::Interactive };
     let events = service.engine.submit(submission).map_err(|error| ApiError::submit("messages", &error))?;
     let key = key_name(&service.keys, request.headers());
-    let mut keeper = Keeper::answering(&service, &model, &name, &keep, key, asked, files, prompt_tokens);
+    let asking = Asking { model: &model, name: &name, keep: &keep, key, prompt_tokens };
+    let mut keeper = Keeper::answering(&service, asking, asked, files);
     let head =
         Head { id: String::new(), created: now(), model: name, version: model.version().0.clone(), prompt_tokens };
     let version = head.version.clone();
@@ -150,19 +151,9 @@ async fn whole(
 
 /// What an answer says, and the answer as the ledger takes it.
 fn in_words(sample: Sample) -> Result<(String, Sample<BlobId>), ApiError> {
-    let Output::Text(text) = sample.output else {
-        return Err(ApiError::internal(&"an answer came back as a picture"));
-    };
-    let kept = Sample {
-        output: Output::Text(text.clone()),
-        tokens: sample.tokens,
-        log_probs: sample.log_probs,
-        conditional_log_probs: sample.conditional_log_probs,
-        seed: sample.seed,
-        version: sample.version,
-        finish: sample.finish,
-    };
-    Ok((text, kept))
+    let sample = sample.try_map(|_| Err(ApiError::internal(&"an answer came back as a picture")))?;
+    let text = if let Output::Text(text) = &sample.output { text.clone() } else { String::new() };
+    Ok((text, sample))
 }
 
 /// A token as replies show it, unless it only ends the answer.

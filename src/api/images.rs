@@ -4,22 +4,23 @@
 
 use std::sync::Arc;
 
+use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::auth::key_name;
 use super::error::{ApiError, Failures};
-use super::keep::Keeper;
+use super::keep::{Asking, Keeper};
 use super::picture::encode::{Label, encode};
 use super::wire::from_json;
 use super::wire::images::{Drawing, Item, Native, Reply, Request, Usage};
 use super::{Defaults, Service, collect, now};
-use crate::domain::id::{BlobId, SampleId};
+use crate::domain::id::SampleId;
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::Sampling;
 use crate::engine::command::{Lane, Submission, Work};
-use crate::store::{LedgerError, digest};
+use crate::store::digest;
 
 /// Draws pictures of a prompt.
 #[utoipa::path(
@@ -60,59 +61,71 @@ pub async fn generate(
     let submission =
         Submission { work: Work::Draw(prompt), samplings: drawing.samplings.clone(), lane: Lane::Interactive };
     let events = service.engine.submit(submission).map_err(|error| ApiError::submit("prompt", &error))?;
-    let samples = collect(events, drawing.samplings.len(), |_| ()).await?;
     let name = drawing.model.as_deref().unwrap_or(&service.name);
     let key = key_name(&service.keys, request.headers());
-    let mut keeper = Keeper::drawing(&service, &model, name, &drawing.keep, key, &drawing.draw, text_tokens);
+    let asking = Asking { model: &model, name, keep: &drawing.keep, key, prompt_tokens: text_tokens };
+    let mut keeper = Keeper::drawing(&service, asking, &drawing.draw);
+
+    let samples = collect(events, drawing.samplings.len(), |_| ()).await?;
     let (drawing, files, samples) = service
         .blocking(move || {
             let files = files(&drawing, &samples)?;
-            let samples = samples.into_iter().zip(&files).map(|(sample, file)| by_digest(sample, file));
+            let samples = samples.into_iter().zip(&files).map(|(sample, file)| sample.try_map(|_| digest(file)));
             let samples = samples.collect::<Result<Vec<_>, _>>().map_err(|cause| ApiError::internal(&cause))?;
             Ok((drawing, files, samples))
         })
         .await?;
-    let image_tokens = samples.iter().map(|sample| sample.tokens.len()).sum();
+    let usage = Usage::new(text_tokens, samples.iter().map(|sample| sample.tokens.len()).sum());
     let version = samples.first().map(|sample| sample.version.0.clone()).unwrap_or_default();
     let written = keeper.put(files.clone()).await;
-    let placed = drawing
-        .samplings
-        .iter()
-        .cloned()
-        .zip(samples)
-        .enumerate()
-        .map(|(at, (sampling, sample))| (at, sampling, sample));
-    let ids = keeper.samples(placed.collect(), written).await;
-    let data = if drawing.links {
-        let link = |(id, sampling): (Option<SampleId>, &Sampling)| {
-            let id =
-                id.ok_or_else(|| ApiError::unavailable("The picture could not be kept, so there is no link to it."))?;
-            let url = service.links.to(&request, id);
-            Ok(Item { b64_json: None, url: Some(url), sample_id: Some(id.to_string()), seed: sampling.seed })
-        };
-        ids.into_iter().zip(&drawing.samplings).map(link).collect::<Result<_, ApiError>>()?
-    } else {
-        let item = |((id, file), sampling): ((Option<SampleId>, Vec<u8>), &Sampling)| Item {
-            b64_json: Some(STANDARD.encode(file)),
-            url: None,
-            sample_id: id.map(|id| id.to_string()),
-            seed: sampling.seed,
-        };
-        ids.into_iter().zip(files).zip(&drawing.samplings).map(item).collect()
+    let drawn = drawing.samplings.iter().cloned().zip(samples).enumerate();
+    let drawn = drawn.map(|(at, (sampling, sample))| (at, sampling, sample)).collect();
+    let ids = keeper.samples(drawn, written).await;
+    let urls = drawing.links.then(|| links(&service, &request, &ids)).transpose()?;
+    let id = keeper.is_kept().then(|| keeper.name());
+    let reply = service.blocking(move || reply(&drawing, files, id, &ids, urls, usage)).await?;
+    let head = &mut HttpResponse::Ok();
+    let mut response = head.insert_header(("x-model-version", version)).content_type(ContentType::json()).body(reply);
+    keeper.mark().sign(&mut response);
+    Ok(response)
+}
+
+/// Links to kept pictures.
+fn links(service: &Service, request: &HttpRequest, ids: &[Option<SampleId>]) -> Result<Vec<String>, ApiError> {
+    let lost = || ApiError::unavailable("The pictures could not be kept, so there are no links to them.");
+    ids.iter().map(|id| Ok(service.links.to(request, id.ok_or_else(lost)?))).collect()
+}
+
+/// The whole reply as JSON: pictures are large, and this is the blocking pool.
+fn reply(
+    drawing: &Drawing,
+    files: Vec<Vec<u8>>,
+    id: Option<String>,
+    ids: &[Option<SampleId>],
+    urls: Option<Vec<String>>,
+    usage: Usage,
+) -> Result<Vec<u8>, ApiError> {
+    let places = match urls {
+        Some(urls) => urls.into_iter().map(|url| (None, Some(url))).collect(),
+        None => files.into_iter().map(|file| (Some(STANDARD.encode(file)), None)).collect::<Vec<_>>(),
+    };
+    let item = |(((b64_json, url), id), sampling): (((_, _), &Option<SampleId>), &Sampling)| Item {
+        b64_json,
+        url,
+        sample_id: id.map(|id| id.to_string()),
+        seed: sampling.seed,
     };
     let reply = Reply {
-        id: keeper.is_kept().then(|| keeper.name()),
+        id,
         created: now(),
-        data,
+        data: places.into_iter().zip(ids).zip(&drawing.samplings).map(item).collect(),
         background: "opaque",
         output_format: drawing.format.name(),
         quality: "standard",
         size: format!("{0}x{0}", drawing.side),
-        usage: Usage::new(text_tokens, image_tokens),
+        usage,
     };
-    let mut response = HttpResponse::Ok().insert_header(("x-model-version", version)).json(reply);
-    keeper.mark().sign(&mut response);
-    Ok(response)
+    serde_json::to_vec(&reply).map_err(|cause| ApiError::internal(&cause))
 }
 
 /// The pictures as files, each with a label of how it was drawn.
@@ -130,19 +143,6 @@ fn files(drawing: &Drawing, samples: &[Sample]) -> Result<Vec<Vec<u8>>, ApiError
         encode(picture, drawing.side, drawing.format, &label).map_err(|cause| ApiError::internal(&cause))
     };
     samples.iter().zip(&drawing.samplings).map(file).collect()
-}
-
-/// The sample with its picture named by its file.
-fn by_digest(sample: Sample, file: &[u8]) -> Result<Sample<BlobId>, LedgerError> {
-    Ok(Sample {
-        output: Output::Picture(digest(file)?),
-        tokens: sample.tokens,
-        log_probs: sample.log_probs,
-        conditional_log_probs: sample.conditional_log_probs,
-        seed: sample.seed,
-        version: sample.version,
-        finish: sample.finish,
-    })
 }
 
 /// Editing a picture, or varying one: not in this model.

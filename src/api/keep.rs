@@ -61,52 +61,34 @@ pub fn now_ms() -> i64 {
     i64::try_from(passed.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Who asks, and of which model.
+pub struct Asking<'a> {
+    pub model: &'a Model,
+    /// The model as it was asked for.
+    pub name: &'a str,
+    pub keep: &'a Keep,
+    /// Which key let the request in.
+    pub key: String,
+    pub prompt_tokens: usize,
+}
+
 impl Keeper {
     /// For a drawing.
-    pub fn drawing(
-        service: &Service,
-        model: &Model,
-        name: &str,
-        keep: &Keep,
-        key: String,
-        draw: &Draw,
-        tokens: usize,
-    ) -> Self {
-        let id = CallId::Images(ImagesId::fresh());
-        Self::new(service, model, name, keep, key, id, Asked::Draw(draw.clone()), tokens)
+    pub fn drawing(service: &Service, asking: Asking<'_>, draw: &Draw) -> Self {
+        Self::new(service, asking, CallId::Images(ImagesId::fresh()), Asked::Draw(draw.clone()))
     }
 
     /// For an answer to `asked`, whose pictures came as `files`.
-    #[expect(clippy::too_many_arguments, reason = "a request has this many sides")]
-    pub fn answering(
-        service: &Service,
-        model: &Model,
-        name: &str,
-        keep: &Keep,
-        key: String,
-        asked: Answer<BlobId>,
-        files: Vec<Vec<u8>>,
-        tokens: usize,
-    ) -> Self {
-        let id = CallId::Chat(ChatId::fresh());
-        let mut keeper = Self::new(service, model, name, keep, key, id, Asked::Answer(asked), tokens);
+    pub fn answering(service: &Service, asking: Asking<'_>, asked: Answer<BlobId>, files: Vec<Vec<u8>>) -> Self {
+        let mut keeper = Self::new(service, asking, CallId::Chat(ChatId::fresh()), Asked::Answer(asked));
         if keeper.fate == Fate::Kept && !files.is_empty() {
             keeper.files = Some(tokio::spawn(put(service.ledger.clone(), files)));
         }
         keeper
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a request has this many sides")]
-    fn new(
-        service: &Service,
-        model: &Model,
-        name: &str,
-        keep: &Keep,
-        key: String,
-        id: CallId,
-        asked: Asked,
-        tokens: usize,
-    ) -> Self {
+    fn new(service: &Service, asking: Asking<'_>, id: CallId, asked: Asked) -> Self {
+        let Asking { model, name, keep, key, prompt_tokens } = asking;
         let call = Call {
             id,
             created_ms: now_ms(),
@@ -114,7 +96,7 @@ impl Keeper {
             model: name.to_owned(),
             version: model.version().clone(),
             config: model.digest().to_owned(),
-            prompt_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            prompt_tokens: u32::try_from(prompt_tokens).unwrap_or(u32::MAX),
             by: By { person: keep.person.clone(), key },
             metadata: keep.metadata.clone(),
         };

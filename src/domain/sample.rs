@@ -30,6 +30,27 @@ pub struct Sample<P = Picture> {
     pub output: Output<P>,
 }
 
+impl<P> Sample<P> {
+    /// The same with another picture, where it is one.
+    ///
+    /// # Errors
+    /// That of `picture`.
+    pub fn try_map<Q, E>(self, picture: impl FnOnce(P) -> Result<Q, E>) -> Result<Sample<Q>, E> {
+        Ok(Sample {
+            output: match self.output {
+                Output::Picture(p) => Output::Picture(picture(p)?),
+                Output::Text(text) => Output::Text(text),
+            },
+            tokens: self.tokens,
+            log_probs: self.log_probs,
+            conditional_log_probs: self.conditional_log_probs,
+            seed: self.seed,
+            version: self.version,
+            finish: self.finish,
+        })
+    }
+}
+
 /// What the user receives; a picture is pixels, or whatever stands for them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output<P = Picture> {
