@@ -193,24 +193,36 @@ impl Committer {
     }
 
     async fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), LedgerError> {
-        // Taken out, so that whatever goes wrong with it, the next try asks for another.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.pool.acquire().await?,
         };
-        let mut transaction = connection.begin_with(self.begin).await?;
-        for job in group {
-            job.run(&mut transaction).await?;
+        let end = transact(&mut connection, self.begin, group).await;
+        match end {
+            Ok(()) => self.connection = Some(connection),
+            // Whatever state it was left in (a full disk can end a transaction that its owner thinks is open), nobody gets it again.
+            Err(_) => drop(connection.detach()),
         }
-        transaction.commit().await?;
-        self.connection = Some(connection);
-        Ok(())
+        end
     }
+}
+
+async fn transact(
+    connection: &mut AnyConnection,
+    begin: &'static str,
+    group: &mut [Box<dyn Job>],
+) -> Result<(), LedgerError> {
+    let mut transaction = connection.begin_with(begin).await?;
+    for job in group {
+        job.run(&mut transaction).await?;
+    }
+    Ok(transaction.commit().await?)
 }
 
 /// Whether a write would be taken: one is made, for a disk may be full that still lets itself be locked.
 async fn probe(pool: &Pool<Any>, begin: &'static str) -> Result<(), LedgerError> {
-    let mut connection = pool.acquire().await?;
+    // Not given back to the pool, as above.
+    let mut connection = pool.acquire().await?.detach();
     let mut transaction = connection.begin_with(begin).await?;
     let sql = "INSERT INTO settings (name, value) VALUES ('probe', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
     sqlx::query(sql).bind(Uuid::now_v7().to_string()).execute(&mut *transaction).await?;

@@ -271,6 +271,19 @@ async fn forgets(place: Place) {
     assert!(ledger.delete_call(CallId::Images(ImagesId::fresh())).await.unwrap().calls == 0);
 }
 
+/// A write that the database refuses fails alone, and the next one finds a sound connection.
+async fn stumbles(place: Place) {
+    let ledger = place.open().await;
+    let nowhere = CallId::Chat(ChatId::fresh());
+    let orphan = || ledger.finish(nowhere, vec![record(0, Output::Text("x".into()))], &[]);
+    for _ in 0..3 {
+        let (refused, kept) = tokio::join!(orphan(), answered(&ledger, "fine", None));
+        assert!(matches!(refused, Err(ulm::store::LedgerError::Corrupt(_))), "{refused:?}");
+        assert_eq!(ledger.call(kept.call.id).await.unwrap(), Some(kept));
+    }
+    assert!(ledger.is_up());
+}
+
 /// Many at once share commits, and each is there when it is acknowledged.
 async fn shares(place: Place) {
     let ledger = place.open().await;
@@ -348,6 +361,7 @@ on_both!(
     requests_are_listed_page_by_page lists,
     feedback_is_given_once_changed_and_withdrawn rates,
     what_is_forgotten_is_gone forgets,
+    a_bad_write_fails_alone stumbles,
     writers_share_commits shares
 );
 
