@@ -231,6 +231,7 @@ fn relation(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
     })
 }
 
+/// The list says of every object whether it is the one, so that the look-up need only find a yes: "blue star no, red circle yes; any yes".
 /// Half the answers are no; half of these ask for a pair that is nearly there: its colour or shape, or both, but apart.
 fn existence(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
     let objects = scene.objects();
@@ -256,10 +257,14 @@ fn existence(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         *absent.choose(dice)?
     };
     let pair = format!("{} {}", colour.word(), shape.word());
+    let verdict = |object: &Object| {
+        let asked = object.colour == colour && object.shape == shape;
+        format!("{} {} {}", object.colour.word(), object.shape.word(), if asked { "yes" } else { "no" })
+    };
     Some(Bare {
         question: format!("Is there {} {pair}?", article(&pair)),
-        list: scene.describe(Order::ColourShape),
-        key: pair,
+        list: objects.iter().map(verdict).collect::<Vec<_>>().join(", "),
+        key: "any".to_owned(),
         value: if yes { "yes" } else { "no" },
         others: vec!["yes", "no"],
     })
