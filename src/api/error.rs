@@ -167,17 +167,6 @@ impl ApiError {
         Self::new(Kind::Unfit, None, message)
     }
 
-    /// The ledger did not do it.
-    pub fn ledger(error: &LedgerError) -> Self {
-        match error {
-            LedgerError::Unavailable(cause) => {
-                tracing::warn!(cause, "the ledger is not available");
-                Self::unavailable("The ledger is not available, so nothing was kept; please try again shortly.")
-            }
-            fault => Self::internal(fault),
-        }
-    }
-
     /// More text or pictures than the context holds.
     pub fn context(param: &str, message: impl Into<String>) -> Self {
         Self::new(Kind::Context, Some(param), message)
@@ -292,6 +281,19 @@ impl ApiError {
             Kind::Busy => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded"),
             Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", "server_is_overloaded"),
             Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error"),
+        }
+    }
+}
+
+/// The ledger did not do it.
+impl From<LedgerError> for ApiError {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Unavailable(cause) => {
+                tracing::warn!(cause, "the ledger is not available");
+                Self::unavailable("The ledger is not available, so nothing was kept; please try again shortly.")
+            }
+            fault => Self::internal(&fault),
         }
     }
 }

@@ -87,7 +87,7 @@ pub async fn create(
         metadata,
         created_ms: now_ms(),
     };
-    match service.ledger.rate(rating, &files).await.map_err(|error| ApiError::ledger(&error))? {
+    match service.ledger.rate(rating, &files).await? {
         Rated::New(feedback) => Ok(HttpResponse::Created().json(Reply::from(feedback))),
         other => settled(other),
     }
@@ -104,7 +104,7 @@ pub async fn create(
 )]
 pub async fn list(service: web::Data<Service>, request: HttpRequest) -> Result<web::Json<List>, ApiError> {
     let target = super::query::<Query>(&request)?.parse()?;
-    let found = service.ledger.feedback_on(target).await.map_err(|error| ApiError::ledger(&error))?;
+    let found = service.ledger.feedback_on(target).await?;
     let found = found.ok_or_else(|| ApiError::no_sample("sample_id", request.query_string()))?;
     Ok(web::Json(List { object: "list", data: found.into_iter().map(Reply::from).collect() }))
 }
@@ -119,7 +119,7 @@ pub async fn list(service: web::Data<Service>, request: HttpRequest) -> Result<w
     responses((status = 200, description = "The feedback.", body = Reply), Failures)
 )]
 pub async fn retrieve(service: web::Data<Service>, id: web::Path<String>) -> Result<web::Json<Reply>, ApiError> {
-    let found = service.ledger.feedback(parse(&id)?).await.map_err(|error| ApiError::ledger(&error))?;
+    let found = service.ledger.feedback(parse(&id)?).await?;
     found.map(|feedback| web::Json(feedback.into())).ok_or_else(|| ApiError::no_feedback(&id))
 }
 
@@ -141,14 +141,14 @@ pub async fn update(
 ) -> Result<HttpResponse, ApiError> {
     let body = service.bodies.json(&request, payload).await?;
     let (id, scale) = (parse(&id)?, service.scale);
-    let known = service.ledger.feedback(id).await.map_err(|error| ApiError::ledger(&error))?;
+    let known = service.ledger.feedback(id).await?;
     let sample = known.ok_or_else(|| ApiError::no_feedback(&id.to_string()))?.sample;
     let spoken = service.blocking(move || from_json::<Request>(body.bytes())?.about(sample).parse(scale)).await?;
     let key = key_name(&service.keys, request.headers());
     service.pace.check(&key, who(&request, &key, None))?;
     let files = keep_file(&service, spoken.file).await?;
     let changed = service.ledger.revise(id, key, spoken.said, now_ms(), &files).await;
-    settled(changed.map_err(|error| ApiError::ledger(&error))?)
+    settled(changed?)
 }
 
 /// Withdraws a feedback: it is no longer shown or learned from.
@@ -166,7 +166,7 @@ pub async fn withdraw(
     id: web::Path<String>,
 ) -> Result<web::Json<Deleted>, ApiError> {
     let key = key_name(&service.keys, request.headers());
-    let gone = service.ledger.withdraw(parse(&id)?, key, now_ms()).await.map_err(|error| ApiError::ledger(&error))?;
+    let gone = service.ledger.withdraw(parse(&id)?, key, now_ms()).await?;
     if !gone {
         return Err(ApiError::no_feedback(&id));
     }
@@ -187,7 +187,7 @@ fn who(request: &HttpRequest, key: &str, rater: Option<&str>) -> String {
 async fn keep_file(service: &Service, file: Option<Vec<u8>>) -> Result<Vec<Fresh>, ApiError> {
     match file {
         None => Ok(Vec::new()),
-        Some(file) => Ok(vec![service.ledger.blobs().put(file).await.map_err(|error| ApiError::ledger(&error))?]),
+        Some(file) => Ok(vec![service.ledger.blobs().put(file).await?]),
     }
 }
 

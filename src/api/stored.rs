@@ -83,7 +83,7 @@ pub async fn messages(
                     StoredPart::Text { text }
                 }
                 Part::Picture(blob) => {
-                    let file = service.ledger.blobs().get(&blob).await.map_err(|error| ApiError::ledger(&error))?;
+                    let file = service.ledger.blobs().get(&blob).await?;
                     let url = format!("data:{};base64,{}", kind(&file), STANDARD.encode(file));
                     StoredPart::ImageUrl { image_url: StoredUrl { url } }
                 }
@@ -113,7 +113,7 @@ pub async fn annotate(
     let body = service.bodies.json(&request, payload).await?;
     let notes = from_json::<Notes>(body.bytes())?.parse()?;
     let call = parse(&id, Task::Chat)?;
-    if !service.ledger.annotate(call, notes).await.map_err(|error| ApiError::ledger(&error))? {
+    if !service.ledger.annotate(call, notes).await? {
         return Err(ApiError::no_call("id", &id));
     }
     Ok(web::Json(find(&service, &id, Task::Chat).await?.into()))
@@ -196,10 +196,10 @@ pub async fn delete_images(service: web::Data<Service>, id: web::Path<String>) -
 pub async fn image(service: web::Data<Service>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
     let absent = || ApiError::no_sample("id", &id);
     let sample: SampleId = id.parse().map_err(|_| absent())?;
-    let kept = service.ledger.call_of(sample).await.map_err(|error| ApiError::ledger(&error))?.ok_or_else(absent)?;
+    let kept = service.ledger.call_of(sample).await?.ok_or_else(absent)?;
     let record = kept.records.into_iter().find(|record| record.id == sample).ok_or_else(absent)?;
     let Output::Picture(blob) = record.sample.output else { return Err(absent()) };
-    let file = service.ledger.blobs().get(&blob).await.map_err(|error| ApiError::ledger(&error))?;
+    let file = service.ledger.blobs().get(&blob).await?;
     Ok(HttpResponse::Ok()
         .content_type(kind(&file))
         .insert_header((CACHE_CONTROL, HeaderValue::from_static("private, max-age=3600, immutable")))
@@ -219,24 +219,23 @@ pub async fn forget(
     service: web::Data<Service>,
     user: web::Path<String>,
 ) -> Result<web::Json<super::wire::purged::Purged>, ApiError> {
-    let Purged { calls, samples, feedback, files, versions } =
-        service.ledger.purge_person(&user).await.map_err(|error| ApiError::ledger(&error))?;
+    let Purged { calls, samples, feedback, files, versions } = service.ledger.purge_person(&user).await?;
     Ok(web::Json(super::wire::purged::Purged { calls, samples, feedback, files, versions }))
 }
 
 async fn list(service: &Service, request: &HttpRequest, task: Task) -> Result<(Vec<Kept>, bool), ApiError> {
     let filter = filter(task, query(request)?)?;
-    service.ledger.calls(&filter).await.map_err(|error| ApiError::ledger(&error))
+    Ok(service.ledger.calls(&filter).await?)
 }
 
 async fn find(service: &Service, id: &str, task: Task) -> Result<Kept, ApiError> {
-    let found = service.ledger.call(parse(id, task)?).await.map_err(|error| ApiError::ledger(&error))?;
+    let found = service.ledger.call(parse(id, task)?).await?;
     found.ok_or_else(|| ApiError::no_call("id", id))
 }
 
 async fn delete(service: &Service, id: &str, task: Task) -> Result<web::Json<Deleted>, ApiError> {
     let call = parse(id, task)?;
-    match service.ledger.delete_call(call).await.map_err(|error| ApiError::ledger(&error))? {
+    match service.ledger.delete_call(call).await? {
         Purged { calls: 0, .. } => Err(ApiError::no_call("id", id)),
         _ => Ok(web::Json(Deleted::new(call))),
     }

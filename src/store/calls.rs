@@ -97,8 +97,7 @@ impl Ledger {
         records: Vec<(CallId, Record)>,
         files: &[Fresh],
     ) -> Result<(), LedgerError> {
-        let sizes: BTreeMap<BlobId, i64> = files.iter().map(|file| (file.id().clone(), file.bytes() as i64)).collect();
-        let work = Arc::new((call, records, sizes));
+        let work = Arc::new((call, records, sizes(files)));
         self.writer
             .write(move |connection| -> BoxFuture<'_, Result<(), LedgerError>> {
                 let work = Arc::clone(&work);
@@ -326,6 +325,11 @@ async fn insert_record(
         Some(blob) => hold(connection, blob, &call.to_string(), sizes).await,
         None => Ok(()),
     }
+}
+
+/// What files weigh, in bytes.
+pub(super) fn sizes(files: &[Fresh]) -> BTreeMap<BlobId, i64> {
+    files.iter().map(|file| (file.id().clone(), file.bytes() as i64)).collect()
 }
 
 /// Notes that `holder` needs a file.

@@ -70,8 +70,7 @@ impl Ledger {
     /// # Errors
     /// When it is not durable.
     pub async fn rate(&self, rating: Rating, files: &[Fresh]) -> Result<Rated, LedgerError> {
-        let sizes: BTreeMap<BlobId, i64> = files.iter().map(|file| (file.id().clone(), file.bytes() as i64)).collect();
-        let work = Arc::new((rating, sizes));
+        let work = Arc::new((rating, calls::sizes(files)));
         self.writer
             .write(move |connection| -> BoxFuture<'_, Result<Rated, LedgerError>> {
                 let work = Arc::clone(&work);
@@ -92,8 +91,7 @@ impl Ledger {
         now_ms: i64,
         files: &[Fresh],
     ) -> Result<Rated, LedgerError> {
-        let sizes: BTreeMap<BlobId, i64> = files.iter().map(|file| (file.id().clone(), file.bytes() as i64)).collect();
-        let work = Arc::new((key, opinion, sizes));
+        let work = Arc::new((key, opinion, calls::sizes(files)));
         self.writer
             .write(move |connection| -> BoxFuture<'_, Result<Rated, LedgerError>> {
                 let work = Arc::clone(&work);
