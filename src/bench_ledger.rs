@@ -2,25 +2,30 @@
 //! and how many requests and opinions a second it takes from many clients at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use serde::Serialize;
 
 use crate::api::now_ms;
 use crate::domain::id::{CallId, ChatId, FeedbackId, ImagesId, SampleId};
+use crate::domain::picture::Picture;
 use crate::domain::record::{Asked, By, Call, Opinion, Record};
-use crate::domain::sample::{Finish, Output, Sample, Version};
+use crate::domain::sample::{Finish, Output, Sample, Timings, Version};
 use crate::domain::task::{Answer, Draw, Part, Role, Sampling, Turn};
 use crate::engine::EngineHandle;
 use crate::engine::command::{Event, Lane, Submission, Work};
-use crate::store::{Kept, Ledger, Rated, Rating, Said, Target};
+use crate::store::{Fresh, Kept, Ledger, Rated, Rating, Said, Target};
 
 /// Clients at once.
 const CLIENTS: usize = 64;
 /// Requests, and opinions, of each.
 const EACH: usize = 100;
+/// What is asked for.
+const PROMPT: &str = "a red circle and a blue square";
+const QUESTION: &str = "What color is the picture?";
 /// On whose behalf the bench asks, so that it can be forgotten.
 const PERSON: &str = "ulm bench";
 
@@ -107,12 +112,16 @@ async fn measure(engine: &EngineHandle, ledger: &Ledger, rounds: usize) -> anyho
 async fn cost(engine: &EngineHandle, ledger: &Ledger, pairs: usize, draws: bool) -> anyhow::Result<Cost> {
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for seed in 0..2 + pairs as u64 {
+        let (work, _) = request(engine, seed, draws)?;
         let begun = Instant::now();
-        generate(engine, seed, draws).await?;
+        generate(engine, work, seed).await?;
         let alone = begun.elapsed().as_secs_f64();
+        let (work, shown) = request(engine, seed, draws)?;
         let begun = Instant::now();
-        let (sampling, sample) = generate(engine, seed, draws).await?;
-        keep(ledger, sampling, sample, engine.model().version().clone()).await?;
+        // As the server does it: what came with the request is written while the engine works.
+        let shown = async { Ok(try_join_all(shown.into_iter().map(|file| ledger.blobs().put(file))).await?) };
+        let ((sampling, sample), shown) = try_join(generate(engine, work, seed), shown).await?;
+        keep(ledger, shown, sampling, sample, engine.model().version().clone()).await?;
         if seed >= 2 {
             without.push(alone);
             with.push(begun.elapsed().as_secs_f64());
@@ -124,16 +133,24 @@ async fn cost(engine: &EngineHandle, ledger: &Ledger, pairs: usize, draws: bool)
     Ok(Cost { without: times(&without), with: times(&with), percent })
 }
 
-async fn generate(engine: &EngineHandle, seed: u64, draws: bool) -> anyhow::Result<(Sampling, Sample)> {
+/// A prompt, and the files that came with it.
+fn request(engine: &EngineHandle, seed: u64, draws: bool) -> anyhow::Result<(Work, Vec<Vec<u8>>)> {
     let model = engine.model();
-    let sampling = Sampling { seed, max_tokens: 32, guidance: model.defaults().guidance, ..Sampling::default() };
-    let work = if draws {
-        Work::Draw(model.prompter().draw(&Draw { prompt: "a red circle and a blue square".into() })?)
-    } else {
-        let parts = vec![Part::Text("What color is the circle?".into())];
-        let answer = Answer { system: Some(String::new()), turns: vec![Turn { role: Role::User, parts }] };
-        Work::Answer(model.prompter().answer(&answer)?)
-    };
+    if draws {
+        return Ok((Work::Draw(model.prompter().draw(&Draw { prompt: PROMPT.into() })?), Vec::new()));
+    }
+    let side = model.config().image_size();
+    let [blue, red, ..] = seed.to_le_bytes();
+    let picture = Arc::new(Picture::filled(side, side, [red, 128, blue]));
+    let file = picture.rgb().to_vec();
+    let parts = vec![Part::Picture(picture), Part::Text(QUESTION.into())];
+    let answer = Answer { system: Some(String::new()), turns: vec![Turn { role: Role::User, parts }] };
+    Ok((Work::Answer(model.prompter().answer(&answer)?), vec![file]))
+}
+
+async fn generate(engine: &EngineHandle, work: Work, seed: u64) -> anyhow::Result<(Sampling, Sample)> {
+    let guidance = engine.model().defaults().guidance;
+    let sampling = Sampling { seed, max_tokens: 32, guidance, ..Sampling::default() };
     let submission = Submission { work, samplings: vec![sampling.clone()], lane: Lane::Interactive };
     let mut events = engine.submit(submission)?;
     let mut drawn = None;
@@ -149,16 +166,21 @@ async fn generate(engine: &EngineHandle, seed: u64, draws: bool) -> anyhow::Resu
 }
 
 /// Keeps a sample as a request of its own; a picture with its pixels, since what a file weighs is the encoder's affair.
-async fn keep(ledger: &Ledger, sampling: Sampling, sample: Sample, version: Version) -> anyhow::Result<SampleId> {
-    let mut files = Vec::new();
+async fn keep(
+    ledger: &Ledger,
+    mut files: Vec<Fresh>,
+    sampling: Sampling,
+    sample: Sample,
+    version: Version,
+) -> anyhow::Result<SampleId> {
     let (id, asked) = match &sample.output {
         Output::Picture(picture) => {
             files.push(ledger.blobs().put(picture.rgb().to_vec()).await?);
-            let asked = Asked::Draw(Draw { prompt: "a red circle and a blue square".into() });
-            (CallId::Images(ImagesId::fresh()), asked)
+            (CallId::Images(ImagesId::fresh()), Asked::Draw(Draw { prompt: PROMPT.into() }))
         }
         Output::Text(_) => {
-            let parts = vec![Part::Text("What color is the circle?".into())];
+            let shown = files.iter().map(|file| Part::Picture(file.id().clone()));
+            let parts = shown.chain([Part::Text(QUESTION.into())]).collect();
             let asked = Asked::Answer(Answer { system: None, turns: vec![Turn { role: Role::User, parts }] });
             (CallId::Chat(ChatId::fresh()), asked)
         }
@@ -190,13 +212,14 @@ async fn appends(ledger: &Ledger) -> anyhow::Result<(Rate, Vec<SampleId>)> {
         version: Version("bench".into()),
         finish: Finish::Stop,
         output: Output::Text("<think>star red</think><answer>red</answer>".into()),
+        timings: Timings::default(),
     };
     let begun = Instant::now();
     let clients = (0..CLIENTS).map(|_| async {
         let mut done = Vec::with_capacity(EACH);
         for _ in 0..EACH {
             let begun = Instant::now();
-            let id = keep(ledger, Sampling::default(), sample(), Version("bench".into())).await?;
+            let id = keep(ledger, Vec::new(), Sampling::default(), sample(), Version("bench".into())).await?;
             done.push((begun.elapsed().as_secs_f64(), id));
         }
         anyhow::Ok(done)

@@ -191,8 +191,7 @@ async fn line(
                         Part::Picture(blob) => shown.push(write_picture(ledger, pictures, blob, files).await?),
                     }
                 }
-                let role = if turn.role == crate::domain::task::Role::User { "user" } else { "assistant" };
-                messages.push(json!({"role": role, "content": text}));
+                messages.push(json!({"role": turn.role.word(), "content": text}));
             }
             (None, messages)
         }
@@ -237,6 +236,7 @@ async fn line(
         "tokens": record.sample.tokens,
         "log_probs": record.sample.log_probs,
         "conditional_log_probs": record.sample.conditional_log_probs,
+        "finished_ms": record.sample.timings.finished.as_millis(),
         "feedback": feedback,
     }))
 }
@@ -244,12 +244,7 @@ async fn line(
 /// Writes a picture once and says where, from the export's folder.
 async fn write_picture(ledger: &Ledger, pictures: &Path, blob: &BlobId, files: &mut u64) -> anyhow::Result<String> {
     let bytes = ledger.blobs().get(blob).await?;
-    let ending = match bytes.as_slice() {
-        [0x89, b'P', ..] => "png",
-        [0xff, 0xd8, ..] => "jpg",
-        [b'G', ..] => "gif",
-        _ => "webp",
-    };
+    let ending = image::guess_format(&bytes).ok().and_then(|format| format.extensions_str().first()).unwrap_or(&"bin");
     let name = format!("{blob}.{ending}");
     let path: PathBuf = pictures.join(&name);
     if !path.exists() {

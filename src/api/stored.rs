@@ -15,7 +15,7 @@ use super::{Service, query};
 use crate::domain::id::{CallId, SampleId};
 use crate::domain::record::Asked;
 use crate::domain::sample::Output;
-use crate::domain::task::{Part, Role};
+use crate::domain::task::Part;
 use crate::store::{Kept, Purged, Task};
 
 /// Lists kept answers, page by page.
@@ -66,13 +66,7 @@ pub async fn messages(
     };
     let mut messages = Vec::new();
     let system = answer.system.map(|text| ("system", vec![Part::Text(text)]));
-    let turns = answer.turns.into_iter().map(|turn| {
-        let role = match turn.role {
-            Role::User => "user",
-            Role::Assistant => "assistant",
-        };
-        (role, turn.parts)
-    });
+    let turns = answer.turns.into_iter().map(|turn| (turn.role.word(), turn.parts));
     for (at, (role, parts)) in system.into_iter().chain(turns).enumerate() {
         let mut message =
             StoredMessage { id: format!("{id}-{at}"), role, content: String::new(), content_parts: Vec::new() };

@@ -1,5 +1,7 @@
 //! One finished generation, as the engine reports it and the trainer reads it.
 
+use std::time::Duration;
+
 use super::picture::Picture;
 
 /// Content hash of a set of weights (lower-case hexadecimal), named in every answer.
@@ -15,6 +17,17 @@ pub enum Finish {
     Length,
 }
 
+/// When things came of a sample, counted from its submission to the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// It got its rows.
+    pub admitted: Duration,
+    /// Its first token was drawn.
+    pub first_token: Duration,
+    /// It was whole; a picture painted.
+    pub finished: Duration,
+}
+
 /// Tokens with the log-probabilities they were drawn with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample<P = Picture> {
@@ -28,6 +41,7 @@ pub struct Sample<P = Picture> {
     pub version: Version,
     pub finish: Finish,
     pub output: Output<P>,
+    pub timings: Timings,
 }
 
 impl<P> Sample<P> {
@@ -47,6 +61,7 @@ impl<P> Sample<P> {
             seed: self.seed,
             version: self.version,
             finish: self.finish,
+            timings: self.timings,
         })
     }
 }

@@ -32,6 +32,17 @@ pub enum Role {
     Assistant,
 }
 
+impl Role {
+    /// As chat formats call it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
 /// A piece of a message, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part<P = Arc<Picture>> {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use super::SubmitError;
 use super::command::{Events, Lane, Outbox, Submission, Work};
@@ -21,6 +22,7 @@ pub(super) struct Job {
     /// Answers: `max_tokens` is already cut to what the context has room for.
     pub samplings: Vec<Sampling>,
     pub outbox: Outbox,
+    pub submitted: Instant,
     /// Held until the last sample has its rows.
     pub ticket: Option<Ticket>,
 }
@@ -70,7 +72,7 @@ impl Job {
             }
         }
         let (outbox, receiver) = Outbox::new(events);
-        Ok((Self { lane, kind, context, samplings, outbox, ticket: Some(ticket) }, receiver))
+        Ok((Self { lane, kind, context, samplings, outbox, submitted: Instant::now(), ticket: Some(ticket) }, receiver))
     }
 
     /// Of each sample, whether it needs an unconditional row.

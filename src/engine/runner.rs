@@ -147,7 +147,8 @@ impl Runner {
         for &id in &step.admitted {
             let Some(job) = self.jobs.get_mut(&id.submission) else { continue };
             let Some(sampling) = job.samplings.get(id.index) else { continue };
-            self.sequences.insert(id, Sequence::new(Arc::clone(&self.model), job.kind, sampling.clone()));
+            self.sequences
+                .insert(id, Sequence::new(Arc::clone(&self.model), job.kind, sampling.clone(), job.submitted));
             if id.index + 1 == job.samplings.len() {
                 job.ticket = None;
             }

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -12,7 +13,7 @@ use super::job::Kind;
 use super::sampler::{self, Allowed, Manner, SamplerError};
 use super::text::TextStream;
 use crate::domain::picture::Picture;
-use crate::domain::sample::{Finish, Output, Sample};
+use crate::domain::sample::{Finish, Output, Sample, Timings};
 use crate::domain::task::Sampling;
 use crate::model::Model;
 use crate::model::network::Chunk;
@@ -27,6 +28,9 @@ pub(super) struct Sequence {
     log_probs: Vec<f32>,
     conditional_log_probs: Vec<f32>,
     finish: Finish,
+    submitted: Instant,
+    admitted: Instant,
+    first_token: Option<Instant>,
 }
 
 enum Reply {
@@ -47,7 +51,7 @@ pub(super) struct Word {
 
 impl Sequence {
     /// Nothing drawn yet. The random numbers depend on the sample's seed alone.
-    pub fn new(model: Arc<Model>, kind: Kind, sampling: Sampling) -> Self {
+    pub fn new(model: Arc<Model>, kind: Kind, sampling: Sampling, submitted: Instant) -> Self {
         let (reply, tokens) = match kind {
             Kind::Picture => (Reply::Picture(model.config().image_tokens()), model.config().image_tokens()),
             Kind::Answer => (Reply::Answer(TextStream::new(&sampling.stop)), sampling.max_tokens),
@@ -61,6 +65,9 @@ impl Sequence {
             log_probs: Vec::with_capacity(tokens),
             conditional_log_probs: Vec::new(),
             finish: Finish::Stop,
+            submitted,
+            admitted: Instant::now(),
+            first_token: None,
         }
     }
 
@@ -95,6 +102,7 @@ impl Sequence {
             .copied()
             .filter(|log_prob| log_prob.is_finite())
             .ok_or(SamplerError::NotFinite { id: at })?;
+        self.first_token.get_or_insert_with(Instant::now);
         self.tokens.push(code);
         self.log_probs.push(guided[at]);
         self.conditional_log_probs.push(given);
@@ -107,6 +115,7 @@ impl Sequence {
         let token = sampler::draw(row, allowed, manner, &mut self.rng)?;
         let log_prob = row[token as usize];
         let top = sampler::top(row, allowed, self.sampling.top_log_probs);
+        self.first_token.get_or_insert_with(Instant::now);
         self.tokens.push(token);
         self.log_probs.push(log_prob);
         let prompter = self.model.prompter();
@@ -141,7 +150,14 @@ impl Sequence {
             Reply::Picture(_) => String::new(),
             Reply::Answer(stream) => stream.into_text(),
         };
+        let since = |then: Instant| then.saturating_duration_since(self.submitted);
+        let now = Instant::now();
         Sample {
+            timings: Timings {
+                admitted: since(self.admitted),
+                first_token: since(self.first_token.unwrap_or(now)),
+                finished: since(now),
+            },
             tokens: self.tokens,
             log_probs: self.log_probs,
             conditional_log_probs: self.conditional_log_probs,

@@ -1,7 +1,8 @@
 //! Requests and their samples: kept, found again, listed page by page, annotated, deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::any::AnyRow;
@@ -10,7 +11,7 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 use super::{Fresh, Ledger, LedgerError, rows};
 use crate::domain::id::{BlobId, CallId, SampleId};
 use crate::domain::record::{By, Call, Record};
-use crate::domain::sample::{Output, Sample, Version};
+use crate::domain::sample::{Output, Sample, Timings, Version};
 
 /// A request with its samples, in order.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,12 +121,9 @@ impl Ledger {
     /// # Errors
     /// When the ledger cannot be read.
     pub async fn call(&self, id: CallId) -> Result<Option<Kept>, LedgerError> {
-        let row =
-            sqlx::query("SELECT * FROM calls WHERE id = $1").bind(id.to_string()).fetch_optional(&self.reads).await?;
-        match row {
-            Some(row) => Ok(Some(self.whole(&row).await?)),
-            None => Ok(None),
-        }
+        let query = sqlx::query("SELECT * FROM calls WHERE id = $1").bind(id.to_string());
+        let row = query.fetch_optional(&self.reads).await?;
+        Ok(self.whole(row.as_slice()).await?.pop())
     }
 
     /// The request that a sample belongs to, with all its samples.
@@ -135,10 +133,7 @@ impl Ledger {
     pub async fn call_of(&self, sample: SampleId) -> Result<Option<Kept>, LedgerError> {
         let sql = "SELECT calls.* FROM calls JOIN samples ON samples.call_id = calls.id WHERE samples.id = $1";
         let row = sqlx::query(sql).bind(sample.to_string()).fetch_optional(&self.reads).await?;
-        match row {
-            Some(row) => Ok(Some(self.whole(&row).await?)),
-            None => Ok(None),
-        }
+        Ok(self.whole(row.as_slice()).await?.pop())
     }
 
     /// Up to `limit` requests that have samples, and whether there are more.
@@ -166,17 +161,11 @@ impl Ledger {
         }
         sql += if filter.order == Order::Oldest { " ORDER BY id" } else { " ORDER BY id DESC" };
         sql += &format!(" LIMIT {}", filter.limit.saturating_add(1));
-        let mut query = sqlx::query(AssertSqlSafe(sql));
-        for value in values {
-            query = query.bind(value);
-        }
+        let query = values.into_iter().fold(sqlx::query(AssertSqlSafe(sql)), sqlx::query::Query::bind);
         let rows = query.fetch_all(&self.reads).await?;
-        let limit = filter.limit as usize;
-        let mut page = Vec::with_capacity(limit.min(rows.len()));
-        for row in rows.iter().take(limit) {
-            page.push(self.whole(row).await?);
-        }
-        Ok((page, rows.len() > limit))
+        let limit = rows.len().min(filter.limit as usize);
+        let (page, more) = rows.split_at(limit);
+        Ok((self.whole(page).await?, !more.is_empty()))
     }
 
     /// Replaces the notes of a request; false when there is no such request.
@@ -202,33 +191,57 @@ impl Ledger {
             .await
     }
 
-    async fn whole(&self, row: &AnyRow) -> Result<Kept, LedgerError> {
-        let id: String = row.try_get("id")?;
-        let notes = sqlx::query("SELECT name, value FROM call_metadata WHERE call_id = $1").bind(id.clone());
-        let mut metadata = BTreeMap::new();
-        for note in notes.fetch_all(&self.reads).await? {
-            metadata.insert(note.try_get("name")?, note.try_get("value")?);
+    /// The requests of these rows, with their notes and samples.
+    async fn whole(&self, rows: &[AnyRow]) -> Result<Vec<Kept>, LedgerError> {
+        let ids = rows.iter().map(|row| row.try_get("id")).collect::<Result<Vec<String>, _>>()?;
+        let mut notes: HashMap<String, BTreeMap<String, String>> = HashMap::new();
+        for row in self.of("SELECT * FROM call_metadata WHERE call_id IN (?)", &ids).await? {
+            let of: String = row.try_get("call_id")?;
+            notes.entry(of).or_default().insert(row.try_get("name")?, row.try_get("value")?);
         }
-        let call = Call {
-            id: rows::id("calls.id", &id)?,
-            created_ms: row.try_get("created_ms")?,
-            asked: rows::asked(row.try_get("asked")?)?,
-            model: row.try_get("model")?,
-            version: Version(row.try_get("version")?),
-            config: row.try_get("config")?,
-            prompt_tokens: u32::try_from(row.try_get::<i64, _>("prompt_tokens")?).unwrap_or(u32::MAX),
-            by: By { person: row.try_get("person")?, key: row.try_get("key_id")? },
-            metadata,
+        let mut records: HashMap<String, Vec<Record>> = HashMap::new();
+        for row in self.of("SELECT * FROM samples WHERE call_id IN (?) ORDER BY at", &ids).await? {
+            let of: String = row.try_get("call_id")?;
+            records.entry(of).or_default().push(record(&row)?);
+        }
+        let kept = |(row, id): (&AnyRow, &String)| {
+            let metadata = notes.remove(id).unwrap_or_default();
+            Ok(Kept { call: call(row, metadata)?, records: records.remove(id).unwrap_or_default() })
         };
-        let samples = sqlx::query("SELECT * FROM samples WHERE call_id = $1 ORDER BY at").bind(id);
-        let samples = samples.fetch_all(&self.reads).await?;
-        Ok(Kept { call, records: samples.iter().map(record).collect::<Result<_, _>>()? })
+        rows.iter().zip(&ids).map(kept).collect()
     }
+
+    /// What `sql` says of these ids, which stand for its `?`.
+    async fn of(&self, sql: &str, ids: &[String]) -> Result<Vec<AnyRow>, LedgerError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places: Vec<String> = (1..=ids.len()).map(|place| format!("${place}")).collect();
+        let query = sqlx::query(AssertSqlSafe(sql.replace('?', &places.join(", ")))).persistent(false);
+        Ok(ids.iter().cloned().fold(query, sqlx::query::Query::bind).fetch_all(&self.reads).await?)
+    }
+}
+
+fn call(row: &AnyRow, metadata: BTreeMap<String, String>) -> Result<Call, LedgerError> {
+    Ok(Call {
+        id: rows::id("calls.id", row.try_get("id")?)?,
+        created_ms: row.try_get("created_ms")?,
+        asked: rows::asked(row.try_get("asked")?)?,
+        model: row.try_get("model")?,
+        version: Version(row.try_get("version")?),
+        config: row.try_get("config")?,
+        prompt_tokens: u32::try_from(row.try_get::<i64, _>("prompt_tokens")?).unwrap_or(u32::MAX),
+        by: By { person: row.try_get("person")?, key: row.try_get("key_id")? },
+        metadata,
+    })
 }
 
 fn record(row: &AnyRow) -> Result<Record, LedgerError> {
     let numbers = |column: &'static str| -> Result<Vec<f32>, LedgerError> {
         rows::unpack(column, row.try_get(column)?, f32::from_le_bytes)
+    };
+    let micros = |column| -> Result<Duration, LedgerError> {
+        Ok(Duration::from_micros(row.try_get::<i64, _>(column)?.unsigned_abs()))
     };
     let sampling = rows::sampling(row.try_get("sampling")?)?;
     let picture: Option<String> = row.try_get("picture")?;
@@ -247,6 +260,11 @@ fn record(row: &AnyRow) -> Result<Record, LedgerError> {
             version: Version(row.try_get("version")?),
             finish: rows::finish(row.try_get("finish")?)?,
             output,
+            timings: Timings {
+                admitted: micros("admitted_us")?,
+                first_token: micros("first_token_us")?,
+                finished: micros("finished_us")?,
+            },
         },
         sampling,
         millis: row.try_get("millis")?,
@@ -300,12 +318,14 @@ async fn insert_record(
     sizes: &BTreeMap<BlobId, i64>,
 ) -> Result<(), LedgerError> {
     let sample = &record.sample;
+    let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
     let (said, picture) = match &sample.output {
         Output::Text(text) => (Some(rows::json(text)?), None),
         Output::Picture(blob) => (None, Some(blob)),
     };
-    let sql = "INSERT INTO samples (id, call_id, at, sampling, version, tokens, log_probs, conditional, finish, said, picture, millis) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING";
+    let sql = "INSERT INTO samples (id, call_id, at, sampling, version, tokens, log_probs, conditional, finish, said, picture, \
+               admitted_us, first_token_us, finished_us, millis) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING";
     sqlx::query(sql)
         .bind(record.id.to_string())
         .bind(call.to_string())
@@ -318,6 +338,9 @@ async fn insert_record(
         .bind(rows::finish_text(sample.finish))
         .bind(said)
         .bind(picture.map(BlobId::to_string))
+        .bind(micros(sample.timings.admitted))
+        .bind(micros(sample.timings.first_token))
+        .bind(micros(sample.timings.finished))
         .bind(record.millis)
         .execute(&mut *connection)
         .await?;

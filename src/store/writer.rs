@@ -160,11 +160,15 @@ impl Committer {
             return group.into_iter().for_each(|job| job.done(Err(error.clone())));
         }
         // One of them is at fault; each by itself the others succeed.
-        for job in group {
+        let mut rest = group.into_iter();
+        while let Some(job) = rest.next() {
             let mut alone = vec![job];
             match self.persist(&mut alone).await {
                 Ok(()) => alone.into_iter().for_each(|job| job.done(Ok(()))),
-                Err(error @ LedgerError::Unavailable(_)) => self.refuse(alone, error),
+                Err(error @ LedgerError::Unavailable(_)) => {
+                    alone.extend(rest);
+                    return self.refuse(alone, error);
+                }
                 Err(error) => alone.into_iter().for_each(|job| job.done(Err(error.clone()))),
             }
         }

@@ -29,9 +29,11 @@ fn kills(few: usize) -> usize {
     std::env::var("ULM_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
 }
 
-/// A server of its own process, and where it listens.
-fn start(data: &Path, database: Option<&str>) -> (Child, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ulm"));
+/// A server of its own process, and where it listens. It begins in a shell, so that a file that may not grow fails it a write and
+/// does not end it.
+pub fn start(data: &Path, database: Option<&str>) -> (Child, String) {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_ulm")]);
     command.args(["serve", "--listen", "127.0.0.1:0", "--context", "512", "--log", "error", "--data"]).arg(data);
     command.arg("--model").arg(golden::path("mha"));
     if let Some(url) = database {

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use ulm::domain::id::{CallId, ChatId, FeedbackId, ImagesId, SampleId};
 use ulm::domain::record::{Asked, By, Call, Opinion, Record};
-use ulm::domain::sample::{Finish, Output, Sample, Version};
+use ulm::domain::sample::{Finish, Output, Sample, Timings, Version};
 use ulm::domain::task::{Answer, Draw, Part, Role, Sampling, Turn};
 use ulm::store::{Blobs, CallFilter, Fresh, Kept, Ledger, Order, Rated, Rating, Said, Target, Task};
 
@@ -82,6 +83,11 @@ fn record(at: u32, output: Output<ulm::domain::id::BlobId>) -> Record {
             version: version(),
             finish: Finish::Stop,
             output,
+            timings: Timings {
+                admitted: Duration::from_micros(15),
+                first_token: Duration::from_micros(2_500),
+                finished: Duration::from_millis(50),
+            },
         },
         millis: 60,
     }
@@ -312,7 +318,7 @@ async fn a_postgres_that_comes_and_goes_loses_and_doubles_nothing() {
         let sql = "SELECT CAST(COUNT(pg_terminate_backend(pid)) AS BIGINT) FROM pg_stat_activity \
                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
         for _ in 0..20 {
-            tokio::time::sleep(std::time::Duration::from_millis(40)).await;
+            tokio::time::sleep(Duration::from_millis(40)).await;
             sqlx::query(sql).execute(&pool).await.unwrap();
         }
     });

@@ -18,6 +18,7 @@ mod engine;
 mod engine_model;
 mod feedback;
 mod floors;
+mod full_disk;
 mod golden;
 mod gradients;
 mod http;

@@ -293,14 +293,24 @@ fn what_was_made_before_is_found_and_deleted() {
     keep(&mut page, "history-other-theme");
 
     page.click("#drawn .delete");
+    page.wait_for("document.querySelector('#drawn .delete').textContent === 'Really delete?'");
+    page.evaluate("document.activeElement.blur()");
+    page.wait_for("document.querySelector('#drawn .delete').textContent === 'Delete'");
+    delete(&mut page, "#drawn .delete");
     page.wait_for("document.querySelectorAll('#drawn article').length === 1");
     page.wait_for("document.activeElement.matches('#drawn .delete')");
     assert_eq!(page.evaluate("document.querySelectorAll('#gallery .feedback').length"), 0, "gone there as well");
-    page.click("#drawn .delete");
-    page.click("#asked .delete");
+    delete(&mut page, "#drawn .delete");
+    delete(&mut page, "#asked .delete");
     page.wait_for("!document.querySelector('#drawn article, #asked article')");
     let left = "Promise.all(['images/generations', 'chat/completions'].map(async (path) => \
                 (await json('GET', `/v1/${path}`)).data.length)).then((counts) => counts.join())";
     assert_eq!(page.evaluate(left), "0,0");
     assert_eq!(page.complaints, Vec::<String>::new());
+}
+
+/// Deletes what a button offers to, and means it.
+fn delete(page: &mut Browser, button: &str) {
+    page.click(button);
+    page.click(button);
 }

@@ -370,7 +370,8 @@ function entry(name, item) {
   const time = node.querySelector("time");
   time.dateTime = date.toISOString();
   time.textContent = date.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  node.querySelector(".delete").addEventListener("click", () => forget(node, HISTORY[name].path, samplesOf(item)));
+  const button = node.querySelector(".delete");
+  button.addEventListener("click", () => sure(button, () => forget(node, HISTORY[name].path, samplesOf(item))));
   HISTORY[name].fill(node, item, samplesOf(item));
   return node;
 }
@@ -410,6 +411,18 @@ function shown({ role, content_parts: parts }) {
   return parts.map((part) => part.type === "text"
     ? element("p", { className: "question", textContent: role === "user" ? part.text : `${role}: ${part.text}` })
     : element("img", { src: part.image_url.url, alt: "A picture asked about" }));
+}
+
+/** Does what cannot be undone at the second click; a button that is left forgets the first. */
+function sure(button, act) {
+  if (button.dataset.sure) return act();
+  const { textContent, ariaLabel } = button;
+  button.dataset.sure = "yes";
+  button.textContent = button.ariaLabel = "Really delete?";
+  button.addEventListener("blur", () => {
+    delete button.dataset.sure;
+    Object.assign(button, { textContent, ariaLabel });
+  }, { once: true });
 }
 
 async function forget(node, path, { id, samples }) {
