@@ -1,7 +1,7 @@
 //! ULM Server: a unified multimodal model (Janus-Pro, ULM-R1) that draws and answers behind an OpenAI-style API.
 //!
 //! Floors, from the ground up; a file imports from its own folder and from lower floors only (`tests/it/floors.rs`):
-//! 0 `domain` · 1 `model`, `store`, `world` · 2 `engine` · 3 `api`, `train` · 4 the rest.
+//! 0 `domain` · 1 `model`, `store`, `world` · 2 `engine`, `reward` · 3 `api`, `train` · 4 the rest.
 
 pub mod api;
 pub mod bench;
@@ -13,8 +13,10 @@ pub mod domain;
 pub mod engine;
 pub mod log;
 pub mod model;
+pub mod reward;
 pub mod serve;
 pub mod store;
+pub mod teach;
 pub mod telemetry;
 pub mod train;
 pub mod world;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use ulm::config::{Cli, Command, Serve};
-use ulm::{api, commands, log, serve, telemetry};
+use ulm::{api, commands, log, serve, teach, telemetry};
 
 /// Training and serving allocate and free large tensors all the time; this allocator keeps their pages.
 #[global_allocator]
@@ -27,6 +27,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(options) => serve(&options),
         Command::Pretrain(options) => commands::pretrain(&options),
+        Command::Train(options) => teach::train(&options),
         Command::Eval(options) => commands::eval(&options),
         Command::Bench(options) => commands::bench(&options),
         Command::Log(command) => actix_web::rt::System::new().block_on(log::run(&command)),

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use super::job::{Job, Kind};
-use super::scheduler::{SequenceId, Side, Step, SubmissionId};
+use super::job::Kind;
+use super::runner::Pinned;
+use super::scheduler::{RowSpan, SequenceId, Side, SubmissionId};
 use super::sequence::Sequence;
 use crate::model::cache::Slots;
 use crate::model::network::Span;
@@ -62,25 +63,24 @@ impl Table {
     }
 }
 
-/// Copies and computes what `step` says, and the distributions of the rows that draw.
+/// Computes these spans, all of one model, and the distributions of the rows that draw.
 ///
 /// # Errors
 /// When the network fails; the rows of the step are then undefined.
 pub(super) fn forward(
     model: &Model,
     slots: &mut Slots,
-    step: &Step,
-    jobs: &BTreeMap<SubmissionId, Job>,
+    spans: &[RowSpan],
+    jobs: &BTreeMap<SubmissionId, Pinned>,
     sequences: &BTreeMap<SequenceId, Sequence>,
 ) -> Result<Outlook, ModelError> {
-    for copy in &step.copies {
-        slots.copy(copy.from, copy.to, copy.len)?;
-    }
-    let mut inputs = Vec::with_capacity(step.spans.len());
+    let mut inputs = Vec::with_capacity(spans.len());
     let mut answers: Vec<(SequenceId, usize, f32)> = Vec::new();
     let mut drawings: Vec<Drawing> = Vec::new();
-    for span in &step.spans {
-        let (Some(job), Some(sequence)) = (jobs.get(&span.sequence.submission), sequences.get(&span.sequence)) else {
+    for span in spans {
+        let (Some(Pinned { job, .. }), Some(sequence)) =
+            (jobs.get(&span.sequence.submission), sequences.get(&span.sequence))
+        else {
             continue;
         };
         let positions = span.start..span.start + span.len;

@@ -3,12 +3,15 @@
 //! A submission's events travel in a channel that has room for all of them, so that the engine never waits for a slow reader. Nothing here
 //! computes, and nothing here knows the scheduler's or the model's workings.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
 use super::EngineError;
 use super::job::Job;
 use crate::domain::sample::Sample;
 use crate::domain::task::Sampling;
+use crate::model::Model;
 use crate::model::prompt::{AnswerPrompt, DrawPrompt};
 
 /// Who waits for the work.
@@ -78,7 +81,8 @@ impl Events {
 
 /// What the engine thread is told.
 pub(super) enum Command {
-    Submit(Box<Job>),
+    /// Jobs that begin in the same step, and the weights they keep to their end.
+    Submit(Vec<Job>, Arc<Model>),
     /// Look at the stop flag.
     Wake,
 }

@@ -16,7 +16,7 @@ mod text;
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{Builder, JoinHandle};
 
 use self::command::{Command, Events, Lane, Submission};
@@ -59,6 +59,11 @@ pub enum SubmitError {
     #[error("the engine has stopped")]
     Stopped,
 }
+
+/// Why weights were not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the new weights are of another model: {0} differs")]
+pub struct PromoteError(&'static str);
 
 /// Sizes of an engine.
 #[derive(Clone, Copy, Debug)]
@@ -118,8 +123,11 @@ impl Engine {
         let queues = [Queue::new(options.queue), Queue::new(options.queue)];
         // The tickets bound what is in the channel, so it never fills; one place more is for waking the thread.
         let (commands, receiver) = sync_channel(2 * options.queue.max(1) + 1);
-        let shared = Arc::new(Shared::default());
-        let runner = Runner::new(Arc::clone(&model), slots, limits, receiver, Arc::clone(&shared));
+        let room = Room { capacity, image_tokens: model.config().image_tokens() };
+        let runner_model = Arc::clone(&model);
+        let shared =
+            Arc::new(Shared { live: RwLock::new(model), halt: AtomicU8::new(0), running: AtomicUsize::new(0) });
+        let runner = Runner::new(&runner_model, slots, limits, receiver, Arc::clone(&shared));
         let thread = Builder::new()
             .name("engine".to_owned())
             .spawn(move || {
@@ -127,8 +135,7 @@ impl Engine {
                 runner.run();
             })
             .map_err(|e| EngineError::Start(e.to_string()))?;
-        let room = Room { capacity, image_tokens: model.config().image_tokens() };
-        Ok(EngineHandle { model, room, queues, commands, shared, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(EngineHandle { room, queues, commands, shared, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 }
 
@@ -142,7 +149,6 @@ fn join_pool() -> Option<rayon::ThreadPool> {
 /// The way into a running engine; clones share it.
 #[derive(Clone)]
 pub struct EngineHandle {
-    model: Arc<Model>,
     room: Room,
     /// By lane.
     queues: [Arc<Queue>; 2],
@@ -157,26 +163,61 @@ impl EngineHandle {
     /// # Errors
     /// When the queue of its lane is full, it cannot run to its end in this engine, or the engine has stopped.
     pub fn submit(&self, submission: Submission) -> Result<Events, SubmitError> {
+        self.submit_all(vec![submission])?.pop().ok_or(SubmitError::Stopped)
+    }
+
+    /// Takes all of these or none, so that they begin in the same step: in an idle engine what they share steps with, and with it
+    /// the last bit of their numbers, does not depend on when they came.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::submit`].
+    pub fn submit_all(&self, submissions: Vec<Submission>) -> Result<Vec<Events>, SubmitError> {
         if self.shared.halt().is_some() {
             return Err(SubmitError::Stopped);
         }
         let [interactive, background] = &self.queues;
-        let queue = match submission.lane {
-            Lane::Interactive => interactive,
-            Lane::Background => background,
-        };
-        let (job, events) = Job::new(submission, self.room, queue.enter().ok_or(SubmitError::Busy)?)?;
-        match self.commands.try_send(Command::Submit(Box::new(job))) {
-            Ok(()) => Ok(events),
+        let (mut jobs, mut all) = (Vec::with_capacity(submissions.len()), Vec::with_capacity(submissions.len()));
+        for submission in submissions {
+            let queue = match submission.lane {
+                Lane::Interactive => interactive,
+                Lane::Background => background,
+            };
+            let (job, events) = Job::new(submission, self.room, queue.enter().ok_or(SubmitError::Busy)?)?;
+            jobs.push(job);
+            all.push(events);
+        }
+        match self.commands.try_send(Command::Submit(jobs, self.model())) {
+            Ok(()) => Ok(all),
             Err(TrySendError::Full(_)) => Err(SubmitError::Busy),
             Err(TrySendError::Disconnected(_)) => Err(SubmitError::Stopped),
         }
     }
 
-    /// The weights that answer.
+    /// The weights that answer what is submitted now.
     #[must_use]
     pub fn model(&self) -> Arc<Model> {
-        Arc::clone(&self.model)
+        Arc::clone(&self.shared.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes other weights of the same model answer whatever is submitted from now on; what was submitted before ends on the
+    /// weights it began with.
+    ///
+    /// # Errors
+    /// When sizes, prompts or device are not those of the live weights.
+    pub fn promote(&self, model: Arc<Model>) -> Result<(), PromoteError> {
+        let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
+        let differs = [
+            (model.config() != live.config(), "config.json"),
+            (model.digest() != live.digest(), "the tokenizer or the processor"),
+            (!model.network().device().same_device(live.network().device()), "the device"),
+        ];
+        match differs.iter().find(|(differs, _)| *differs) {
+            Some((_, what)) => Err(PromoteError(what)),
+            None => {
+                *live = model;
+                Ok(())
+            }
+        }
     }
 
     /// Positions that a prompt and its reply may take together.
@@ -217,8 +258,9 @@ impl EngineHandle {
 }
 
 /// What handles and thread both see.
-#[derive(Debug, Default)]
 struct Shared {
+    /// The weights that answer what is submitted now.
+    live: RwLock<Arc<Model>>,
     /// 0 to go on, else a `Halt`.
     halt: AtomicU8,
     running: AtomicUsize,

@@ -6,14 +6,14 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Weak};
 
 use super::batch;
 use super::command::{Command, Event};
 use super::job::Job;
 use super::sampler::Allowed;
-use super::scheduler::{Limits, Request, Scheduler, SequenceId, Step, SubmissionId};
+use super::scheduler::{Limits, Request, RowSpan, Scheduler, SequenceId, Step, SubmissionId};
 use super::sequence::Sequence;
 use super::{EngineError, Halt, Shared};
 use crate::domain::picture::Picture;
@@ -26,17 +26,25 @@ const PAINTED_AT_ONCE: usize = 4;
 
 /// The thread's whole state.
 pub(super) struct Runner {
-    model: Arc<Model>,
     slots: Slots,
     scheduler: Scheduler,
-    jobs: BTreeMap<SubmissionId, Job>,
+    jobs: BTreeMap<SubmissionId, Pinned>,
     sequences: BTreeMap<SequenceId, Sequence>,
     next: u64,
+    /// Weights are numbered as they come; the latest, and its number.
+    latest: Weak<Model>,
+    weights: u64,
     /// Ids that an answer may hold, and codes of a picture.
     words: Allowed,
     codes: Allowed,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
+}
+
+/// A job and the weights that it keeps to its end.
+pub(super) struct Pinned {
+    pub job: Job,
+    pub model: Arc<Model>,
 }
 
 /// A picture whose codes are all drawn.
@@ -48,25 +56,20 @@ struct Unpainted {
 }
 
 impl Runner {
-    pub fn new(
-        model: Arc<Model>,
-        slots: Slots,
-        limits: Limits,
-        commands: Receiver<Command>,
-        shared: Arc<Shared>,
-    ) -> Self {
+    pub fn new(model: &Model, slots: Slots, limits: Limits, commands: Receiver<Command>, shared: Arc<Shared>) -> Self {
         let prompter = model.prompter();
         let end = prompter.end_of_text();
         let words = Allowed::new(prompter.text_tokens(), prompter.reserved().filter(|&id| id != end).collect());
         Self {
             words,
             codes: Allowed::new(usize::MAX, Vec::new()),
-            model,
             slots,
             scheduler: Scheduler::new(limits),
             jobs: BTreeMap::new(),
             sequences: BTreeMap::new(),
             next: 0,
+            latest: Weak::new(),
+            weights: 0,
             commands,
             shared,
         }
@@ -92,26 +95,38 @@ impl Runner {
                 None | Some(Halt::Drain) => self.commands.try_recv(),
             };
             match command {
-                Ok(Command::Submit(job)) => self.accept(*job),
+                Ok(Command::Submit(jobs, model)) => {
+                    jobs.into_iter().for_each(|job| self.accept(job, Arc::clone(&model)))
+                }
                 Ok(Command::Wake) => {}
                 Err(_) => return !idle,
             }
         }
     }
 
-    fn accept(&mut self, job: Job) {
+    fn accept(&mut self, job: Job, model: Arc<Model>) {
         let id = SubmissionId(self.next);
         self.next += 1;
         let (samples, prompt) = (job.samplings.len(), job.context.len());
         tracing::debug!(submission = id.0, lane = ?job.lane, kind = ?job.kind, samples, prompt, "submitted");
-        self.scheduler.submit(Request { id, lane: job.lane, prompt: job.context.len(), guided: job.guided() });
-        self.jobs.insert(id, job);
+        if !std::ptr::eq(self.latest.as_ptr(), Arc::as_ptr(&model)) {
+            self.latest = Arc::downgrade(&model);
+            self.weights += 1;
+        }
+        self.scheduler.submit(Request {
+            id,
+            lane: job.lane,
+            prompt: job.context.len(),
+            weights: self.weights,
+            guided: job.guided(),
+        });
+        self.jobs.insert(id, Pinned { job, model });
     }
 
     /// Cancels what nobody waits for any more.
     fn forget_abandoned(&mut self) {
         let abandoned: Vec<SubmissionId> =
-            self.jobs.iter().filter(|(_, job)| job.outbox.is_abandoned()).map(|(&id, _)| id).collect();
+            self.jobs.iter().filter(|(_, pinned)| pinned.job.outbox.is_abandoned()).map(|(&id, _)| id).collect();
         for id in abandoned {
             tracing::debug!(submission = id.0, "cancelled: its reader left");
             self.forget(id);
@@ -145,10 +160,9 @@ impl Runner {
 
     fn admit(&mut self, step: &Step) {
         for &id in &step.admitted {
-            let Some(job) = self.jobs.get_mut(&id.submission) else { continue };
+            let Some(Pinned { job, model }) = self.jobs.get_mut(&id.submission) else { continue };
             let Some(sampling) = job.samplings.get(id.index) else { continue };
-            self.sequences
-                .insert(id, Sequence::new(Arc::clone(&self.model), job.kind, sampling.clone(), job.submitted));
+            self.sequences.insert(id, Sequence::new(Arc::clone(model), job.kind, sampling.clone(), job.submitted));
             if id.index + 1 == job.samplings.len() {
                 job.ticket = None;
             }
@@ -157,25 +171,43 @@ impl Runner {
 
     /// A step but for painting: looks, computes and draws. Gives back the pictures that became whole.
     fn compute(&mut self, step: &Step) -> Result<Vec<Unpainted>, EngineError> {
-        self.see(step)?;
-        let outlook = batch::forward(&self.model, &mut self.slots, step, &self.jobs, &self.sequences)?;
-        for (id, row) in outlook.answers() {
-            self.draw_word(id, row);
+        for copy in &step.copies {
+            self.slots.copy(copy.from, copy.to, copy.len).map_err(ModelError::from)?;
         }
         let mut unpainted = Vec::new();
-        for (id, guided, conditional) in outlook.pictures() {
-            unpainted.extend(self.draw_code(id, guided, conditional));
+        for (model, spans) in self.by_model(step) {
+            self.see(&model, &spans)?;
+            let outlook = batch::forward(&model, &mut self.slots, &spans, &self.jobs, &self.sequences)?;
+            for (id, row) in outlook.answers() {
+                self.draw_word(id, row);
+            }
+            for (id, guided, conditional) in outlook.pictures() {
+                unpainted.extend(self.draw_code(id, guided, conditional));
+            }
         }
         Ok(unpainted)
     }
 
-    /// Computes the features of the pictures that this step reads for the first time, all together.
-    fn see(&mut self, step: &Step) -> Result<(), EngineError> {
+    /// The spans of a step by their weights: mostly one kind, two while new weights take over.
+    fn by_model(&self, step: &Step) -> Vec<(Arc<Model>, Vec<RowSpan>)> {
+        let mut parts: Vec<(Arc<Model>, Vec<RowSpan>)> = Vec::new();
+        for span in &step.spans {
+            let Some(Pinned { model, .. }) = self.jobs.get(&span.sequence.submission) else { continue };
+            match parts.iter_mut().find(|(of, _)| Arc::ptr_eq(of, model)) {
+                Some((_, spans)) => spans.push(*span),
+                None => parts.push((Arc::clone(model), vec![*span])),
+            }
+        }
+        parts
+    }
+
+    /// Computes the features of the pictures that these spans read for the first time, all together.
+    fn see(&mut self, model: &Model, spans: &[RowSpan]) -> Result<(), EngineError> {
         let mut wanted = Vec::new();
         let mut pixels: Vec<Pixels> = Vec::new();
-        for span in &step.spans {
+        for span in spans {
             let id = span.sequence.submission;
-            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            let Some(Pinned { job, .. }) = self.jobs.get_mut(&id) else { continue };
             for (index, picture) in job.context.take_unseen(&(span.start..span.start + span.len)) {
                 wanted.push((id, index));
                 pixels.push(picture);
@@ -184,10 +216,10 @@ impl Runner {
         if pixels.is_empty() {
             return Ok(());
         }
-        let features = self.model.see(&pixels)?; // [pictures * patches, hidden]
-        let patches = self.model.config().image_tokens();
+        let features = model.see(&pixels)?; // [pictures * patches, hidden]
+        let patches = model.config().image_tokens();
         for (at, (id, index)) in wanted.into_iter().enumerate() {
-            if let Some(job) = self.jobs.get_mut(&id) {
+            if let Some(Pinned { job, .. }) = self.jobs.get_mut(&id) {
                 job.context.show(index, features.narrow(0, at * patches, patches).map_err(ModelError::from)?);
             }
         }
@@ -237,10 +269,12 @@ impl Runner {
     /// Paints the pictures that became whole in one step, a few at a time: the tokenizer computes on whole pictures, so more at once
     /// takes more memory and no less time.
     fn paint(&mut self, mut unpainted: Vec<Unpainted>) {
-        while !unpainted.is_empty() {
-            let rest = unpainted.split_off(unpainted.len().min(PAINTED_AT_ONCE));
+        while let Some(first) = unpainted.first() {
+            let model = Arc::clone(first.sequence.model());
+            let alike = unpainted.iter().take_while(|picture| Arc::ptr_eq(picture.sequence.model(), &model)).count();
+            let rest = unpainted.split_off(alike.min(PAINTED_AT_ONCE));
             let codes: Vec<Vec<u32>> = unpainted.iter().map(|picture| picture.sequence.codes().to_vec()).collect();
-            match guard(|| Ok(self.model.paint(&codes)?)) {
+            match guard(|| Ok(model.paint(&codes)?)) {
                 Ok(pictures) => {
                     for (Unpainted { id, sequence, last }, picture) in unpainted.into_iter().zip(pictures) {
                         self.deliver(id, sequence, Some(picture), last);
@@ -256,13 +290,13 @@ impl Runner {
         let sample = sequence.into_sample(picture);
         tracing::debug!(submission = id.submission.0, index = id.index, tokens = sample.tokens.len(), finish = ?sample.finish, "finished");
         self.send(id, Event::Finished { index: id.index, sample });
-        if last && let Some(job) = self.jobs.remove(&id.submission) {
+        if last && let Some(Pinned { job, .. }) = self.jobs.remove(&id.submission) {
             job.outbox.close(Event::Done);
         }
     }
 
     fn send(&self, id: SequenceId, event: Event) {
-        if let Some(job) = self.jobs.get(&id.submission) {
+        if let Some(Pinned { job, .. }) = self.jobs.get(&id.submission) {
             job.outbox.send(event);
         }
     }
@@ -278,7 +312,7 @@ impl Runner {
     fn forget(&mut self, id: SubmissionId) -> Option<Job> {
         self.scheduler.cancel(id);
         self.sequences.retain(|sequence, _| sequence.submission != id);
-        self.jobs.remove(&id)
+        self.jobs.remove(&id).map(|pinned| pinned.job)
     }
 }
 

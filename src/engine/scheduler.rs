@@ -46,6 +46,8 @@ pub struct Request {
     pub lane: Lane,
     /// Positions of the prompt, at least 1; equal on both sides.
     pub prompt: usize,
+    /// Number of the weights that compute it; rows of different weights share nothing.
+    pub weights: u64,
     /// One entry a sample: whether it needs a second, unconditional row.
     pub guided: Vec<bool>,
 }
@@ -79,11 +81,12 @@ pub struct RowSpan {
     pub draws: bool,
 }
 
-/// Rows whose first positions are equal: the samples of a submission share its prompt, and a blank prompt depends on its length alone.
+/// Rows whose first positions are equal: the samples of a submission share its prompt, and a blank prompt depends
+/// on its length and the weights alone.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Prefix {
     Prompt(SubmissionId),
-    Blank(usize),
+    Blank { weights: u64, len: usize },
 }
 
 struct Row {
@@ -242,7 +245,7 @@ impl Scheduler {
             let rows = sides.iter().filter_map(|&side| {
                 let prefix = match side {
                     Side::Conditional => Prefix::Prompt(request.id),
-                    Side::Unconditional => Prefix::Blank(request.prompt),
+                    Side::Unconditional => Prefix::Blank { weights: request.weights, len: request.prompt },
                 };
                 self.free.pop_first().map(|slot| Row { side, slot, prefix, ready: 0 })
             });

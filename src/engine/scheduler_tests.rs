@@ -10,7 +10,7 @@ use super::*;
 const LIMITS: Limits = Limits { rows: 6, background_rows: 4, prefill: 100, turn: 4 };
 
 fn request(id: u64, lane: Lane, prompt: usize, guided: &[bool]) -> Request {
-    Request { id: SubmissionId(id), lane, prompt, guided: guided.to_vec() }
+    Request { id: SubmissionId(id), lane, prompt, weights: 0, guided: guided.to_vec() }
 }
 
 /// One line a step: admitted samples, copies `from>to:len`, spans `sample side slot @start+len`, `!` where a token is drawn.
@@ -221,7 +221,7 @@ impl Player {
             let (prompt, length, ..) = self.submissions[span.sequence.submission.0 as usize];
             let prefix = match span.side {
                 Side::Conditional => Prefix::Prompt(span.sequence.submission),
-                Side::Unconditional => Prefix::Blank(prompt),
+                Side::Unconditional => Prefix::Blank { weights: 0, len: prompt },
             };
             if let Some(slots) = slots {
                 prop_assert_eq!(*slots.entry(span.side).or_insert(span.slot), span.slot, "a row moved");

@@ -78,6 +78,11 @@ impl Sequence {
         }
     }
 
+    /// The weights it is drawn with.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
     pub fn sampling(&self) -> &Sampling {
         &self.sampling
     }

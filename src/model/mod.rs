@@ -18,6 +18,7 @@ pub mod weights;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -163,11 +164,13 @@ impl Defaults {
 pub struct Model {
     network: Network,
     config: ModelConfig,
-    prompter: Prompter,
+    prompter: Arc<Prompter>,
     defaults: Defaults,
     version: Version,
     digest: String,
     tensors: Tensors,
+    /// What it was loaded from, less the weights.
+    files: Arc<ModelFiles>,
 }
 
 impl Model {
@@ -195,7 +198,9 @@ impl Model {
         let defaults = Defaults::parse(files.generation_config.as_deref())?;
         let (network, version, tensors) = Self::weigh(&files.weights, &config, device)
             .map_err(|error| ModelError::In { path: WEIGHTS.into(), source: Box::new(error) })?;
-        Ok(Self { network, config, prompter, defaults, version, digest: files.digest(), tensors })
+        let files = ModelFiles { weights: Cow::Borrowed(&[]), ..files.clone() };
+        let (prompter, digest) = (Arc::new(prompter), files.digest());
+        Ok(Self { network, config, prompter, defaults, version, digest, tensors, files: Arc::new(files) })
     }
 
     fn weigh(bytes: &[u8], config: &ModelConfig, device: &Device) -> Result<(Network, Version, Tensors), ModelError> {
@@ -226,8 +231,29 @@ impl Model {
         let version = weights::hash(&weights::split(&tensors, config.text.query_rows())?)?;
         let params = Params::given(tensors, device);
         let network = Network::new(&params.root(), &config)?;
-        let tensors = params.finish()?;
-        Ok(Self { network, config, prompter, defaults, version, digest: String::new(), tensors })
+        let (tensors, prompter) = (params.finish()?, Arc::new(prompter));
+        let files = Arc::new(ModelFiles::default());
+        Ok(Self { network, config, prompter, defaults, version, digest: String::new(), tensors, files })
+    }
+
+    /// This model with other weights (memory layout).
+    ///
+    /// # Errors
+    /// When they do not fit the config.
+    pub fn with_tensors(&self, tensors: Tensors) -> Result<Self, ModelError> {
+        let version = weights::hash(&weights::split(&tensors, self.config.text.query_rows())?)?;
+        let params = Params::given(tensors, self.network.device());
+        let network = Network::new(&params.root(), &self.config)?;
+        Ok(Self {
+            network,
+            version,
+            tensors: params.finish()?,
+            config: self.config.clone(),
+            prompter: Arc::clone(&self.prompter),
+            defaults: self.defaults,
+            digest: self.digest.clone(),
+            files: Arc::clone(&self.files),
+        })
     }
 
     #[must_use]

@@ -12,7 +12,7 @@ use super::network::Network;
 use super::params::{Params, Tensors};
 use super::preprocess::Preprocess;
 use super::prompt::{self, Prompter, PrompterFiles};
-use super::{Defaults, ModelError, WEIGHTS, weights};
+use super::{Defaults, Model, ModelError, WEIGHTS, weights};
 use crate::domain::sample::Version;
 
 /// PyTorch's name of a type that weights are stored in.
@@ -88,6 +88,30 @@ pub fn save(
         ],
     )?;
     Ok(version)
+}
+
+impl Model {
+    /// Writes the checkpoint that this model was loaded from with its present weights, in f32, to `dir`, which is made if need be.
+    ///
+    /// # Errors
+    /// When weights are not finite, or the folder cannot be written; `config.json` comes last, so a folder begun is not loaded.
+    pub fn save(&self, dir: &Path) -> Result<(), ModelError> {
+        let tensors = weights::split(self.tensors(), self.config().text.query_rows())?;
+        std::fs::create_dir_all(dir).map_err(weights::write_error(dir))?;
+        let bytes = weights::to_bytes(&dir.join(WEIGHTS), &weights::cast(&tensors, DType::F32)?)?;
+        let files = &self.files;
+        let optional = [
+            ("tokenizer_config.json", &files.tokenizer_config),
+            ("processor_config.json", &files.processor_config),
+            ("preprocessor_config.json", &files.preprocessor_config),
+            ("generation_config.json", &files.generation_config),
+        ];
+        let config = pretty(&self.config().to_value(stored_as(DType::F32)?));
+        let mut all: Vec<(&str, &[u8])> = vec![(WEIGHTS, &bytes), ("tokenizer.json", &files.tokenizer)];
+        all.extend(optional.iter().filter_map(|(name, file)| Some((*name, file.as_deref()?))));
+        all.push(("config.json", &config));
+        put(dir, &all)
+    }
 }
 
 /// Writes all files under other names, then gives them theirs in the order given.

@@ -1,10 +1,12 @@
 //! Floor 3: learning. Meets the rest of the server only in weights on disk.
 
+pub mod corl;
 pub mod draw;
 pub mod eval;
 pub mod optim;
 pub mod pretrain;
 pub mod run;
+pub mod trainable;
 
 use crate::model::params::ParamError;
 use crate::model::weights::WeightsError;

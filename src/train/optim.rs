@@ -28,6 +28,8 @@ struct Slot {
     var: Var,
     first: Tensor,
     second: Tensor,
+    /// Of the step under way.
+    grad: Option<Tensor>,
 }
 
 /// Decoupled weight decay Adam (Loshchilov and Hutter, 2019).
@@ -42,19 +44,45 @@ impl AdamW {
     /// When a moment cannot be allocated.
     pub fn new(vars: impl IntoIterator<Item = (String, Var)>, options: AdamWOptions) -> Result<Self> {
         let slot = |(name, var): (String, Var)| {
-            Ok(Slot { first: var.zeros_like()?.detach(), second: var.zeros_like()?.detach(), name, var })
+            Ok(Slot { first: var.zeros_like()?.detach(), second: var.zeros_like()?.detach(), grad: None, name, var })
         };
         Ok(Self { slots: vars.into_iter().map(slot).collect::<Result<_>>()?, steps: 0, options })
     }
 
-    /// One update at learning rate `lr`; returns the global gradient norm before clipping.
+    /// One update at learning rate `lr` from the gradients of one pass; returns the global gradient norm before clipping.
     ///
     /// # Errors
     /// When a variable has no gradient (candle loses them silently) or the norm is not finite; nothing is changed then.
     pub fn step(&mut self, grads: &GradStore, lr: f64) -> Result<f64> {
+        self.accumulate(grads, |_| true)?;
+        self.apply(lr)
+    }
+
+    /// Adds the gradients of one pass to those of the step under way.
+    ///
+    /// # Errors
+    /// When one of the `expected` variables has no gradient; candle loses them silently.
+    pub fn accumulate(&mut self, grads: &GradStore, expected: impl Fn(&str) -> bool) -> Result<()> {
+        for slot in &mut self.slots {
+            match (grads.get(&slot.var), slot.grad.take()) {
+                (Some(grad), None) => slot.grad = Some(grad.detach()),
+                (Some(grad), Some(sum)) => slot.grad = Some((sum + grad)?.detach()),
+                (None, _) if expected(&slot.name) => bail!("no gradient reached `{}`", slot.name),
+                (None, sum) => slot.grad = sum,
+            }
+        }
+        Ok(())
+    }
+
+    /// One update at learning rate `lr` from the gradients since the last; returns their global norm before clipping. Variables
+    /// that none reached stay as they are.
+    ///
+    /// # Errors
+    /// When the norm is not finite; nothing is changed then, and the gradients are dropped.
+    pub fn apply(&mut self, lr: f64) -> Result<f64> {
+        let grads: Vec<Option<Tensor>> = self.slots.iter_mut().map(|slot| slot.grad.take()).collect();
         let mut squares = 0.0;
-        for slot in &self.slots {
-            let Some(grad) = grads.get(&slot.var) else { bail!("no gradient reached `{}`", slot.name) };
+        for grad in grads.iter().flatten() {
             squares += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
         }
         let norm = squares.sqrt();
@@ -66,8 +94,8 @@ impl AdamW {
         let scale = (o.clip / norm.max(1e-12)).min(1.0);
         let correct = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         let (correct1, correct2) = (correct(o.beta1), correct(o.beta2));
-        for slot in &mut self.slots {
-            let Some(grad) = grads.get(&slot.var) else { continue };
+        for (slot, grad) in self.slots.iter_mut().zip(grads) {
+            let Some(grad) = grad else { continue };
             let grad = (grad * scale)?;
             slot.first = ((&slot.first * o.beta1)? + (&grad * (1.0 - o.beta1))?)?.detach();
             slot.second = ((&slot.second * o.beta2)? + (grad.sqr()? * (1.0 - o.beta2))?)?.detach();

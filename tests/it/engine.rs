@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use ulm::domain::picture::Picture;
-use ulm::domain::sample::{Finish, Output, Sample};
+use ulm::domain::sample::{Finish, Output, Sample, Version};
 use ulm::domain::task::{Answer, Draw, Part, Role, Sampling, Turn};
 use ulm::engine::command::{Event, Events, Lane, Submission, Work};
 use ulm::engine::{Engine, EngineError, EngineHandle, EngineOptions, Halt, SubmitError};
@@ -383,4 +383,49 @@ fn every_submission_ends_exactly_once() {
     }
     wait("an idle engine", || engine.load().running == 0 && engine.load().queued == 0);
     assert_eq!(samples(submit(&engine, draw(&model, "all rows"), vec![guided(0, 2.0); 3])).len(), 3);
+}
+
+#[test]
+fn new_weights_take_over_and_running_work_ends_on_the_old() {
+    let (old, new) = (small::model(1), small::model(2));
+    let works = |model: &Model| {
+        let picture = Picture::filled(30, 20, [200, 30, 90]);
+        vec![
+            (draw(model, "a red circle"), vec![guided(3, 5.0), guided(4, 5.0)]),
+            (ask(model, "what is it?", &[picture]), vec![seeded(6)]),
+            (draw(model, "a blue circle"), vec![guided(5, 1.0)]),
+        ]
+    };
+    let tokens = |events: Vec<Events>| -> Vec<(Vec<u32>, Version)> {
+        events.into_iter().flat_map(samples).map(|sample| (sample.tokens, sample.version)).collect()
+    };
+    let alone = |model: &Arc<Model>| {
+        let engine = Engine::spawn(Arc::clone(model), EngineOptions::default()).unwrap();
+        tokens(works(model).into_iter().map(|(work, samplings)| submit(&engine, work, samplings)).collect())
+    };
+    let (before, after) = (alone(&old), alone(&new));
+    assert!(before.iter().all(|(_, version)| version == old.version()));
+    assert_ne!(before, after);
+
+    let engine = Engine::spawn(Arc::clone(&old), EngineOptions { rows: 16, ..EngineOptions::default() }).unwrap();
+    for _ in 0..8 {
+        // Begun in one step, on the old weights; the new ones come while it runs, and then work that runs beside it.
+        let crowd =
+            works(&old).into_iter().map(|(work, samplings)| Submission { work, samplings, lane: Lane::Interactive });
+        let running = engine.submit_all(crowd.collect()).unwrap();
+        wait("rows", || engine.load().running > 0);
+        engine.promote(Arc::clone(&new)).unwrap();
+        assert_eq!(engine.model().version(), new.version());
+        let beside = works(&new).into_iter().map(|(work, samplings)| submit(&engine, work, samplings)).collect();
+        assert_eq!(tokens(running), before);
+        assert_eq!(tokens(beside), after);
+        engine.promote(Arc::clone(&old)).unwrap();
+    }
+}
+
+#[test]
+fn weights_of_another_model_are_refused() {
+    let engine = engine(EngineOptions::default());
+    let other = Arc::new(Model::load(&crate::golden::path("mha"), &Device::Cpu).unwrap());
+    assert!(engine.promote(other).unwrap_err().to_string().contains("config.json"));
 }

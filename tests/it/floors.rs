@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 17] = [
+const FLOORS: [(&str, u8); 19] = [
     ("domain", 0),
     ("model", 1),
     ("store", 1),
     ("world", 1),
     ("engine", 2),
+    ("reward", 2),
     ("api", 3),
     ("train", 3),
     ("bench", TOP),
@@ -20,6 +21,7 @@ const FLOORS: [(&str, u8); 17] = [
     ("log", TOP),
     ("telemetry", TOP),
     ("serve", TOP),
+    ("teach", TOP),
     ("lib", TOP),
     ("main", TOP),
 ];
@@ -31,9 +33,9 @@ const PRIVATE: [(&str, &[&str]); 7] = [
     ("utoipa", &["api"]),
     ("sqlx", &["store"]),
     ("object_store", &["store"]),
-    ("anyhow", &["bench", "bench_ledger", "commands", "config", "log", "telemetry", "serve", "lib", "main"]),
+    ("anyhow", &["bench", "bench_ledger", "commands", "config", "log", "telemetry", "serve", "teach", "lib", "main"]),
     ("clap", &["config", "main"]),
-    ("candle_core", &["model", "engine", "train", "commands", "demo", "log", "serve", "main"]),
+    ("candle_core", &["model", "engine", "train", "commands", "demo", "log", "serve", "teach", "main"]),
 ];
 
 fn floor(wing: &str) -> Option<u8> {

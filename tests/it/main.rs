@@ -23,6 +23,7 @@ mod golden;
 mod gradients;
 mod http;
 mod images;
+mod learn;
 mod ledger;
 mod loading;
 mod log;

@@ -65,13 +65,13 @@ impl JointStage {
     /// # Errors
     /// When the optimizer's memory cannot be allocated.
     pub fn new(learner: Learner, options: JointOptions) -> Result<Self, TrainError> {
-        let optim = AdamW::new(learner.vars.clone(), AdamWOptions::default())?;
+        let optim = AdamW::new(learner.weights.vars.clone(), AdamWOptions::default())?;
         Ok(Self { learner, optim, options })
     }
 
     #[must_use]
     pub fn finish(self) -> Tensors {
-        self.learner.tensors()
+        self.learner.weights.tensors()
     }
 
     fn draws(&self, dice: &mut Dice) -> Result<(Vec<DrawPrompt>, Vec<Picture>), TrainError> {
@@ -108,7 +108,7 @@ impl Stage for JointStage {
     fn step(&mut self, step: u64) -> Result<Metrics, TrainError> {
         let mut dice = Dice::seed_from_u64(self.options.seed);
         dice.set_stream(step + 1);
-        let (learner, network) = (&self.learner, &self.learner.network);
+        let (learner, network) = (&self.learner, &self.learner.weights.network);
         let tokens = learner.config.image_tokens();
 
         let (prompts, pictures) = self.draws(&mut dice)?;

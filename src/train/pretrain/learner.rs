@@ -1,14 +1,12 @@
-//! The network under training: which of its tensors are variables, and the tokenizer. Knows nothing of lessons.
+//! The network under pre-training and its tokenizer. Knows nothing of lessons.
 
-use std::collections::BTreeMap;
-
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 use tokenizers::Tokenizer;
 
 use super::super::TrainError;
+use super::super::trainable::Trainable;
 use crate::model::config::ModelConfig;
-use crate::model::network::Network;
-use crate::model::params::{Params, Tensors, variables};
+use crate::model::params::Tensors;
 use crate::model::prompt::{NAMES, PromptError, Prompter};
 use crate::model::{Defaults, Model, ModelFiles};
 
@@ -18,16 +16,14 @@ fn prompter(config: &ModelConfig, tokenizer: &[u8]) -> Result<Prompter, TrainErr
     files.prompter(config).map_err(|e| TrainError::State(e.to_string()))
 }
 
-/// The network, with the tensors that train as variables.
+/// See the module text.
 pub struct Learner {
     pub config: ModelConfig,
-    pub network: Network,
     pub prompter: Prompter,
-    pub vars: BTreeMap<String, Var>,
+    pub weights: Trainable,
     pub device: Device,
     /// The id that every sequence begins with.
     pub begin: u32,
-    fixed: Tensors,
     tokenizer: Tokenizer,
     tokenizer_json: Vec<u8>,
 }
@@ -44,37 +40,19 @@ impl Learner {
         tokenizer_json: &[u8],
         device: &Device,
     ) -> Result<Self, TrainError> {
-        let trains = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
-        let (trained, fixed): (Tensors, Tensors) = tensors.into_iter().partition(|(name, _)| trains(name));
-        let vars = variables(trained)?;
-        let mut all = fixed.clone();
-        all.extend(vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())));
-        let params = Params::given(all, device);
-        let network = Network::new(&params.root(), config)?;
-        params.finish()?;
         let tokenizer = Tokenizer::from_bytes(tokenizer_json).map_err(|e| TrainError::State(e.to_string()))?;
         let (_, name) = NAMES[0];
         let begin =
             tokenizer.token_to_id(name).ok_or_else(|| TrainError::State(format!("the tokenizer has no `{name}`")))?;
         Ok(Self {
             config: config.clone(),
-            network,
+            weights: Trainable::new(config, tensors, prefixes, device)?,
             prompter: prompter(config, tokenizer_json)?,
-            vars,
             device: device.clone(),
             begin,
-            fixed,
             tokenizer,
             tokenizer_json: tokenizer_json.to_vec(),
         })
-    }
-
-    /// Every tensor as it is now.
-    #[must_use]
-    pub fn tensors(&self) -> Tensors {
-        let mut all = self.fixed.clone();
-        all.extend(self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().detach())));
-        all
     }
 
     /// The network as it is now, ready for an engine.
@@ -84,7 +62,7 @@ impl Learner {
     pub fn model(&self) -> Result<Model, TrainError> {
         let prompter = prompter(&self.config, &self.tokenizer_json)?;
         let defaults = Defaults { guidance: 1.0, temperature: 1.0 };
-        Model::from_tensors(self.config.clone(), prompter, defaults, self.tensors(), &self.device)
+        Model::from_tensors(self.config.clone(), prompter, defaults, self.weights.tensors(), &self.device)
             .map_err(|e| TrainError::State(e.to_string()))
     }
 

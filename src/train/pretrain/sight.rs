@@ -50,14 +50,14 @@ impl SightStage {
         let probe_vars = crate::model::params::variables(fresh.finish()?)?;
         let given = probe_vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
         let probe = Linear::new(&Params::given(given, &learner.device).root().at("probe"), hidden, outputs, true)?;
-        let vars: Vec<(String, Var)> = learner.vars.clone().into_iter().chain(probe_vars).collect();
+        let vars: Vec<(String, Var)> = learner.weights.vars.clone().into_iter().chain(probe_vars).collect();
         let optim = AdamW::new(vars, AdamWOptions::default())?;
         Ok(Self { learner, probe, optim, options })
     }
 
     #[must_use]
     pub fn finish(self) -> Tensors {
-        self.learner.tensors()
+        self.learner.weights.tensors()
     }
 }
 
@@ -96,7 +96,7 @@ impl Stage for SightStage {
         let scenes: Vec<Scene> = (0..self.options.batch).map(|_| Scene::mixed(Split::Train, &mut dice)).collect();
         let pictures: Vec<_> = scenes.iter().map(render).collect();
         let pixels = data::preprocessed(&pictures, &self.learner.prompter, &self.learner.device)?;
-        let answers = self.probe.forward(&self.learner.network.see(&pixels)?)?;
+        let answers = self.probe.forward(&self.learner.weights.network.see(&pixels)?)?;
         let labels: Vec<[u32; 5]> = scenes.iter().flat_map(labels).collect();
         let (mut loss, mut metrics, mut at) = (Tensor::zeros((), answers.dtype(), &self.learner.device)?, vec![], 0);
         for (question, &classes) in CLASSES.iter().enumerate() {

@@ -67,13 +67,13 @@ impl WordsStage {
     /// # Errors
     /// When the optimizer's memory cannot be allocated.
     pub fn new(learner: Learner, options: WordsOptions) -> Result<Self, TrainError> {
-        let optim = AdamW::new(learner.vars.clone(), AdamWOptions::default())?;
+        let optim = AdamW::new(learner.weights.vars.clone(), AdamWOptions::default())?;
         Ok(Self { learner, optim, options })
     }
 
     #[must_use]
     pub fn finish(self) -> Tensors {
-        self.learner.tensors()
+        self.learner.weights.tensors()
     }
 }
 
@@ -92,8 +92,8 @@ impl Stage for WordsStage {
         let lessons = lessons(&self.learner, self.options.batch, 0, &mut dice)?;
         let spans: Vec<Span<'_>> =
             lessons.sequences.iter().map(|ids| Span { slot: 0, start: 0, chunks: vec![Chunk::Text(ids)] }).collect();
-        let hidden = rows(&self.learner.network.forward(&spans)?, lessons.rows)?;
-        let logits = self.learner.network.text_logits(&hidden)?;
+        let hidden = rows(&self.learner.weights.network.forward(&spans)?, lessons.rows)?;
+        let logits = self.learner.weights.network.text_logits(&hidden)?;
         let loss = policy::log_prob_of(&logits, &lessons.ids, 1.0)?.mean_all()?.neg()?;
         let recall = hits(&logits, &lessons.ids)?;
         let rate = cosine(step, self.options.steps, 50, self.options.rate, 0.2);

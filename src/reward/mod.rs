@@ -1,0 +1,306 @@
+//! Floor 2: the samples of a group in, a number for each out. Each reward has a name, a version and a range; what lacks something it
+//! needs (the real picture, a requirement) is absent for that record, never zero. Knows nothing of learning.
+
+pub mod answer;
+pub mod format;
+pub mod matching;
+pub mod pixels;
+pub mod similarity;
+pub mod vote;
+
+use std::sync::Arc;
+
+use self::answer::QaType;
+use crate::domain::picture::Picture;
+use crate::world::{Requirement, judge};
+
+/// A picture that was asked for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub prompt: String,
+    /// A real picture of the prompt.
+    pub real: Option<Arc<Picture>>,
+    /// What the picture must show, where a verifier can tell.
+    pub requirement: Option<Requirement>,
+    /// A question that the real picture answers, where there is one.
+    pub question: Option<Asked>,
+}
+
+/// A question about a picture.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub picture: Arc<Picture>,
+    /// With the instruction template applied.
+    pub problem: String,
+    /// `<answer>…</answer>`; `None` for work without labels.
+    pub solution: Option<String>,
+    pub kind: QaType,
+}
+
+/// What a reward is called, and what its numbers mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Label {
+    pub name: &'static str,
+    /// Another number when the same sample may score otherwise than before.
+    pub version: u32,
+    /// Least and most.
+    pub range: (f64, f64),
+}
+
+/// Why a group has no rewards.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RewardError {
+    #[error("reward `{name}` gave {value}, outside {least} to {most}")]
+    OutOfRange { name: &'static str, value: f64, least: f64, most: f64 },
+    #[error("reward `{name}` gave {given} numbers for {samples} samples")]
+    Length { name: &'static str, given: usize, samples: usize },
+    #[error("no reward applies to this record: each lacks something it needs")]
+    Nothing,
+    #[error("the model could not be asked: {0}")]
+    Oracle(String),
+}
+
+/// What a reward may ask a model.
+pub trait Oracle: Sync {
+    /// Its likeliest answer to each question about its picture.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn answers(&self, questions: &[(Arc<Picture>, String)]) -> Result<Vec<String>, RewardError>;
+
+    /// What it makes of each picture with the text behind it, as a user's message.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn states(&self, text: &str, pictures: &[&Picture]) -> Result<Vec<States>, RewardError>;
+}
+
+/// Hidden states of a message: a row of `width` numbers for each token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct States {
+    pub width: usize,
+    pub picture: Vec<f32>,
+    pub text: Vec<f32>,
+}
+
+/// Scores the pictures of a group.
+pub trait DrawReward: Send + Sync {
+    fn label(&self) -> Label;
+    /// One number a picture; `None` where the record lacks what it needs.
+    ///
+    /// # Errors
+    /// When the model cannot be asked.
+    fn score(&self, wanted: &Wanted, group: &[&Picture], oracle: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError>;
+}
+
+/// Scores the answers of a group.
+pub trait AnswerReward: Send + Sync {
+    fn label(&self) -> Label;
+    /// One number an answer; `None` where the record lacks what it needs.
+    ///
+    /// # Errors
+    /// When the model cannot be asked.
+    fn score(&self, asked: &Asked, group: &[&str], oracle: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError>;
+}
+
+/// The world's verifier: 1 for a picture that shows all that was asked for and nothing else, plus `partial` times the share of the
+/// facts that hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Verifier {
+    pub partial: f64,
+}
+
+impl DrawReward for Verifier {
+    fn label(&self) -> Label {
+        Label { name: "world", version: 1, range: (0.0, 1.0 + self.partial) }
+    }
+
+    fn score(&self, wanted: &Wanted, group: &[&Picture], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        let Some(requirement) = &wanted.requirement else { return Ok(None) };
+        let one = |picture: &&Picture| {
+            let judged = judge(requirement, picture);
+            f64::from(u8::from(judged.correct)) + self.partial * f64::from(judged.fraction)
+        };
+        Ok(Some(group.iter().map(one).collect()))
+    }
+}
+
+/// Whether the model, asked the record's question about the drawn picture, answers as it should about the real one.
+#[derive(Clone, Copy, Debug)]
+pub struct Questioned;
+
+impl DrawReward for Questioned {
+    fn label(&self) -> Label {
+        Label { name: "question", version: 1, range: (0.0, 1.0) }
+    }
+
+    fn score(&self, wanted: &Wanted, group: &[&Picture], oracle: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        let Some(Asked { problem, solution: Some(solution), kind, .. }) = &wanted.question else { return Ok(None) };
+        let questions: Vec<_> = group.iter().map(|&picture| (Arc::new(picture.clone()), problem.clone())).collect();
+        let answers = oracle.answers(&questions)?;
+        Ok(Some(answers.iter().map(|said| answer::accuracy(said, problem, solution, *kind)).collect()))
+    }
+}
+
+/// How alike the prompt and the model's own caption of the picture are, in words (soft Jaccard).
+#[derive(Clone, Copy, Debug)]
+pub struct Captioned;
+
+/// How the model is asked for a caption (ULM-R1's fork).
+const CAPTION: &str = "Describe the main content of the image in one sentence.";
+
+impl DrawReward for Captioned {
+    fn label(&self) -> Label {
+        Label { name: "caption", version: 1, range: (0.0, 1.0) }
+    }
+
+    fn score(&self, wanted: &Wanted, group: &[&Picture], oracle: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        let questions: Vec<_> = group.iter().map(|&picture| (Arc::new(picture.clone()), CAPTION.to_owned())).collect();
+        let captions = oracle.answers(&questions)?;
+        Ok(Some(captions.iter().map(|caption| similarity::soft_jaccard(&wanted.prompt, caption)).collect()))
+    }
+}
+
+/// How close the picture is to the real one: 1 - windowed RMSE.
+#[derive(Clone, Copy, Debug)]
+pub struct Likeness;
+
+impl DrawReward for Likeness {
+    fn label(&self) -> Label {
+        Label { name: "likeness", version: 1, range: (0.0, 1.0) }
+    }
+
+    fn score(&self, wanted: &Wanted, group: &[&Picture], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        let Some(real) = &wanted.real else { return Ok(None) };
+        Ok(group.iter().map(|picture| Some(1.0 - pixels::windowed_rmse(picture, real)?)).collect())
+    }
+}
+
+/// How well the model's own states of picture and prompt match, token by token: `matching::similarity`.
+#[derive(Clone, Copy, Debug)]
+pub struct Matching;
+
+impl DrawReward for Matching {
+    fn label(&self) -> Label {
+        Label { name: "matching", version: 1, range: (-1.0, 1.0) }
+    }
+
+    fn score(&self, wanted: &Wanted, group: &[&Picture], oracle: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        let states = oracle.states(&wanted.prompt, group)?;
+        Ok(Some(states.iter().map(matching::similarity).collect()))
+    }
+}
+
+/// Whether the answer is the solution, by letter or in words: `answer::accuracy`.
+#[derive(Clone, Copy, Debug)]
+pub struct Accuracy;
+
+impl AnswerReward for Accuracy {
+    fn label(&self) -> Label {
+        Label { name: "accuracy", version: 1, range: (0.0, 1.0) }
+    }
+
+    fn score(&self, asked: &Asked, group: &[&str], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        let Some(solution) = &asked.solution else { return Ok(None) };
+        let one = |said: &&str| answer::accuracy(said, &asked.problem, solution, asked.kind);
+        Ok(Some(group.iter().map(one).collect()))
+    }
+}
+
+/// Whether the answer thinks first and answers then: `format::format`.
+#[derive(Clone, Copy, Debug)]
+pub struct Format;
+
+impl AnswerReward for Format {
+    fn label(&self) -> Label {
+        Label { name: "format", version: 1, range: (0.0, 1.0) }
+    }
+
+    fn score(&self, _: &Asked, group: &[&str], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        Ok(Some(group.iter().map(|said| format::format(said)).collect()))
+    }
+}
+
+/// For questions by letter without a solution: whether the answer is that of most of its group (TTRL, arXiv 2504.16084).
+#[derive(Clone, Copy, Debug)]
+pub struct Majority;
+
+impl AnswerReward for Majority {
+    fn label(&self) -> Label {
+        Label { name: "majority", version: 1, range: (0.0, 1.0) }
+    }
+
+    fn score(&self, asked: &Asked, group: &[&str], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        if asked.solution.is_some() || asked.kind != QaType::Choice {
+            return Ok(None);
+        }
+        let letters: Vec<_> = group.iter().map(|said| answer::letter(said)).collect();
+        Ok(Some(vote::votes(&letters)))
+    }
+}
+
+/// Rewards of one task with their weights.
+pub struct Mix<R: ?Sized>(Vec<(Box<R>, f64)>);
+
+/// What a sample earned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Score {
+    /// Weighted sum of the rewards that apply, each scaled to 0 … 1 by its range.
+    pub total: f64,
+    /// Each reward as it was given; absent ones are left out.
+    pub parts: Vec<(&'static str, f64)>,
+}
+
+impl<R: ?Sized> Mix<R> {
+    #[must_use]
+    pub fn new(rewards: Vec<(Box<R>, f64)>) -> Self {
+        Self(rewards)
+    }
+
+    fn sum(
+        &self,
+        samples: usize,
+        label: impl Fn(&R) -> Label,
+        score: impl Fn(&R) -> Result<Option<Vec<f64>>, RewardError>,
+    ) -> Result<Vec<Score>, RewardError> {
+        let mut sums = vec![Score::default(); samples];
+        let mut applied = false;
+        for (reward, weight) in &self.0 {
+            let Label { name, range: (least, most), .. } = label(reward);
+            let Some(values) = score(reward)? else { continue };
+            if values.len() != samples {
+                return Err(RewardError::Length { name, given: values.len(), samples });
+            }
+            applied = true;
+            for (sum, value) in sums.iter_mut().zip(values) {
+                // What is not a number is in no range.
+                if !(least..=most).contains(&value) {
+                    return Err(RewardError::OutOfRange { name, value, least, most });
+                }
+                sum.total += weight * (value - least) / (most - least);
+                sum.parts.push((name, value));
+            }
+        }
+        if applied { Ok(sums) } else { Err(RewardError::Nothing) }
+    }
+}
+
+impl Mix<dyn DrawReward> {
+    /// What each picture of a group earned.
+    ///
+    /// # Errors
+    /// When a reward is outside its range or not one a sample, or none applies.
+    pub fn score(&self, wanted: &Wanted, group: &[&Picture], oracle: &dyn Oracle) -> Result<Vec<Score>, RewardError> {
+        self.sum(group.len(), |reward| reward.label(), |reward| reward.score(wanted, group, oracle))
+    }
+}
+
+impl Mix<dyn AnswerReward> {
+    /// What each answer of a group earned.
+    ///
+    /// # Errors
+    /// When a reward is outside its range or not one a sample, or none applies.
+    pub fn score(&self, asked: &Asked, group: &[&str], oracle: &dyn Oracle) -> Result<Vec<Score>, RewardError> {
+        self.sum(group.len(), |reward| reward.label(), |reward| reward.score(asked, group, oracle))
+    }
+}

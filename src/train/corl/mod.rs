@@ -1,0 +1,93 @@
+//! CoRL (arXiv 2505.17534): groups of pictures and of answers are drawn, scored and learned from, first both tasks together (unified),
+//! then each by itself (refined). GRPO without the defects of the published code: tokens are scored where they are predicted, under
+//! the distribution they were drawn from.
+
+pub mod advantage;
+pub mod exercise;
+pub mod loss;
+mod oracle;
+pub mod rollout;
+pub mod score;
+mod stage;
+
+pub use stage::{CorlOptions, CorlStage, Scored};
+
+use advantage::{Pairing, Scale};
+use exercise::Practice;
+use loss::{Aggregate, Objective};
+
+use crate::model::Defaults;
+use crate::reward::answer::QaType;
+
+/// A stage of the method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refine {
+    Unified,
+    Drawing,
+    Choice,
+    Open,
+}
+
+impl Refine {
+    /// As commands and folders call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unified => "unified",
+            Self::Drawing => "t2i",
+            Self::Choice => "mc",
+            Self::Open => "oe",
+        }
+    }
+
+    fn practice(self) -> Practice {
+        match self {
+            Self::Unified => Practice::Unified,
+            Self::Drawing => Practice::Drawing,
+            Self::Choice => Practice::Answering(QaType::Choice),
+            Self::Open => Practice::Answering(QaType::Open),
+        }
+    }
+}
+
+impl CorlOptions {
+    /// What the demo model learns best with (see the log in ARCHITECTURE.md); `served` is how its pictures are sampled.
+    #[must_use]
+    pub fn demo(stage: Refine, served: Defaults) -> Self {
+        Self {
+            stage: stage.name(),
+            practice: stage.practice(),
+            seed: 1,
+            steps: 300,
+            prompts: 12,
+            group: 8,
+            guidance: served.guidance,
+            temperature: served.temperature,
+            answer_tokens: 64,
+            scored: Scored::Guided,
+            pairing: Pairing::Separate,
+            lambda: 0.8,
+            scale: Scale::Deviation,
+            objective: Objective { clip_low: 0.2, clip_high: 0.28, beta: 0.0 },
+            aggregate: Aggregate::Sequences,
+            rate: 1e-4,
+            positions: 4096,
+        }
+    }
+
+    /// The published settings for Janus-Pro-1B (paper, appendix; `corl_unified.sh`).
+    #[must_use]
+    pub fn published(stage: Refine) -> Self {
+        let refined = stage != Refine::Unified;
+        let served = Defaults { guidance: 5.0, temperature: 1.0 };
+        Self {
+            prompts: if stage == Refine::Unified || stage == Refine::Drawing { 16 } else { 32 },
+            group: if refined { 16 } else { 8 },
+            answer_tokens: 512,
+            objective: Objective { clip_low: 0.2, clip_high: 0.2, beta: if refined { 0.02 } else { 0.0 } },
+            rate: if refined { 1e-6 } else { 4e-6 },
+            steps: 1400,
+            ..Self::demo(stage, served)
+        }
+    }
+}

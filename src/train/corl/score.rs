@@ -1,0 +1,124 @@
+//! log π of tokens that were drawn, under weights that may learn: the trainer's side of what the engine noted while drawing. One ragged
+//! pass over whole sequences; guidance included. Knows nothing of rewards.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use crate::model::network::{Chunk, Network, Span};
+use crate::model::policy;
+use crate::model::prompt::{AnswerPrompt, DrawPrompt, Piece};
+
+/// A sample as it was drawn.
+#[derive(Clone, Debug)]
+pub struct Drawn<'a> {
+    pub prompt: Prompt<'a>,
+    /// At least one.
+    pub tokens: &'a [u32],
+    pub temperature: f32,
+}
+
+/// What it continues.
+#[derive(Clone, Debug)]
+pub enum Prompt<'a> {
+    /// Scored as `u + guidance (c - u)`; at guidance 1 by the conditional row alone.
+    Picture { prompt: &'a DrawPrompt, guidance: f32 },
+    /// With what the decoder reads in its pictures' place, `[pictures * patches, hidden]`.
+    Answer { prompt: &'a AnswerPrompt, features: Option<Tensor> },
+}
+
+impl Drawn<'_> {
+    /// Positions that scoring it computes.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        let reply = self.tokens.len().saturating_sub(1);
+        match &self.prompt {
+            Prompt::Picture { prompt, guidance: 1.0 } => prompt.conditional.len() + reply,
+            Prompt::Picture { prompt, .. } => 2 * (prompt.conditional.len() + reply),
+            Prompt::Answer { prompt, .. } => prompt.len() + reply,
+        }
+    }
+
+    /// Samples with the same key are scored by the same operations: is it a picture, guidance, temperature.
+    fn key(&self) -> (bool, u32, u32) {
+        match self.prompt {
+            Prompt::Picture { guidance, .. } => (true, guidance.to_bits(), self.temperature.to_bits()),
+            Prompt::Answer { .. } => (false, 0, self.temperature.to_bits()),
+        }
+    }
+}
+
+/// Adds a sequence that ends with a reply of `length` tokens, less the last, and tells the rows that predict the reply: of its prompt's
+/// last position and of what follows.
+fn place<'a>(spans: &mut Vec<Span<'a>>, chunks: Vec<Chunk<'a>>, length: usize) -> Range<u32> {
+    spans.push(Span { slot: 0, start: 0, chunks });
+    let end = spans.iter().map(Span::len).sum::<usize>();
+    (end - length) as u32..end as u32
+}
+
+/// log π of every token, sample after sample, `[tokens]`, f32, differentiable in the weights of `network`.
+///
+/// # Errors
+/// When there is no sample, a sample is empty, or an id is none of the model's.
+pub fn log_probs(network: &Network, samples: &[Drawn<'_>]) -> Result<Tensor> {
+    let mut spans = Vec::with_capacity(2 * samples.len());
+    let mut rows = Vec::with_capacity(samples.len());
+    for sample in samples {
+        let length = sample.tokens.len();
+        let said = sample.tokens.get(..length.saturating_sub(1)).unwrap_or_default();
+        match &sample.prompt {
+            Prompt::Picture { prompt, guidance } => {
+                let conditional = place(&mut spans, vec![Chunk::Text(&prompt.conditional), Chunk::Codes(said)], length);
+                let unconditional = (*guidance != 1.0)
+                    .then(|| place(&mut spans, vec![Chunk::Text(&prompt.unconditional), Chunk::Codes(said)], length));
+                rows.push((conditional, unconditional));
+            }
+            Prompt::Answer { prompt, features } => {
+                let mut chunks = Vec::with_capacity(prompt.pieces.len() + 1);
+                for piece in &prompt.pieces {
+                    match (piece, features) {
+                        (Piece::Text(ids), _) => chunks.push(Chunk::Text(ids)),
+                        (Piece::Picture(at), Some(features)) => {
+                            let seen = features.narrow(0, at * prompt.image_tokens, prompt.image_tokens)?;
+                            chunks.push(Chunk::Features(seen));
+                        }
+                        (Piece::Picture(_), None) => candle_core::bail!("a picture without features"),
+                    }
+                }
+                chunks.push(Chunk::Text(said));
+                rows.push((place(&mut spans, chunks, length), None));
+            }
+        }
+    }
+    let hidden = network.forward(&spans)?; // [positions, hidden]
+
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    order.sort_by_key(|&at| samples[at].key());
+    let mut groups = Vec::new();
+    // Where each sample's tokens begin in the groups one after another.
+    let (mut begins, mut done) = (vec![0u32; samples.len()], 0);
+    for group in order.chunk_by(|&a, &b| samples[a].key() == samples[b].key()) {
+        let pick = |rows: Vec<u32>| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
+        let ids: Vec<u32> = group.iter().flat_map(|&at| samples[at].tokens).copied().collect();
+        let conditional = pick(group.iter().flat_map(|&at| rows[at].0.clone()).collect())?;
+        let unconditional: Vec<u32> = group.iter().filter_map(|&at| rows[at].1.clone()).flatten().collect();
+        let first = &samples[group[0]];
+        let logits = match first.prompt {
+            Prompt::Answer { .. } => network.text_logits(&conditional)?,
+            Prompt::Picture { guidance, .. } if !unconditional.is_empty() => {
+                let (c, u) = (network.image_logits(&conditional)?, network.image_logits(&pick(unconditional)?)?);
+                policy::guide(&c, &u, f64::from(guidance))?
+            }
+            Prompt::Picture { .. } => network.image_logits(&conditional)?,
+        };
+        groups.push(policy::log_prob_of(&logits, &ids, f64::from(first.temperature))?);
+        for &at in group {
+            begins[at] = done;
+            done += samples[at].tokens.len() as u32;
+        }
+    }
+    let all = Tensor::cat(&groups, 0)?;
+    let back: Vec<u32> =
+        samples.iter().zip(begins).flat_map(|(sample, begin)| begin..begin + sample.tokens.len() as u32).collect();
+    all.index_select(&Tensor::new(back, all.device())?, 0)
+}

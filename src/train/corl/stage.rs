@@ -1,0 +1,429 @@
+//! One stage of CoRL as a resumable run: a step draws groups with the weights as they are, scores them, and takes one step of AdamW.
+//! Given the same state a step is the same to the last bit on a CPU. Knows nothing of files and commands.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use rand::{RngExt, SeedableRng};
+use rayon::prelude::*;
+
+use super::super::eval::{Count, EvalOptions, OVERALL, SHOWN, evaluate, pictures};
+use super::super::optim::{AdamW, AdamWOptions};
+use super::super::pretrain::asked;
+use super::super::run::{Metrics, Stage};
+use super::super::trainable::Trainable;
+use super::super::{TrainError, draw};
+use super::advantage::{Pairing, Scale, paired};
+use super::exercise::{Exercise, Practice, of_world};
+use super::loss::{Aggregate, Objective, Tokens};
+use super::oracle::Eyes;
+use super::rollout::roll;
+use super::score::{Drawn, Prompt, log_probs};
+use crate::domain::sample::{Output, Sample};
+use crate::domain::task::{Draw, Sampling};
+use crate::engine::command::Work;
+use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
+use crate::model::Model;
+use crate::model::params::Tensors;
+use crate::model::prompt::{AnswerPrompt, DrawPrompt};
+use crate::reward::{AnswerReward, DrawReward, Mix, RewardError, Score};
+use crate::world::Dice;
+
+/// The tensors that CoRL trains: the language model.
+const TRAINS: [&str; 2] = ["model.language_model.", "lm_head."];
+/// Of these, what pictures alone do not reach.
+const WORDS: &str = "lm_head.";
+
+/// Under which distribution pictures are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scored {
+    /// The one they are drawn from.
+    Guided,
+    /// That of the conditional row alone, as the published code has it, though they are drawn with guidance.
+    Conditional,
+}
+
+/// How a stage learns.
+#[derive(Clone, Debug)]
+pub struct CorlOptions {
+    /// Its name.
+    pub stage: &'static str,
+    pub practice: Practice,
+    pub seed: u64,
+    pub steps: u64,
+    /// Exercises a step.
+    pub prompts: usize,
+    /// Samples of each task of an exercise.
+    pub group: usize,
+    /// How pictures are drawn.
+    pub guidance: f32,
+    pub temperature: f32,
+    /// Most tokens of an answer.
+    pub answer_tokens: usize,
+    pub scored: Scored,
+    pub pairing: Pairing,
+    /// What answers weigh beside pictures.
+    pub lambda: f64,
+    pub scale: Scale,
+    pub objective: Objective,
+    pub aggregate: Aggregate,
+    /// Learning rate, the same from the first step to the last.
+    pub rate: f64,
+    /// Most positions of one pass forward and back; memory goes with it, and nothing else.
+    pub positions: usize,
+}
+
+/// See the module text.
+pub struct CorlStage {
+    options: CorlOptions,
+    base: Arc<Model>,
+    weights: Trainable,
+    optim: AdamW,
+    engine: EngineHandle,
+    draws: Mix<dyn DrawReward>,
+    answers: Mix<dyn AnswerReward>,
+    device: Device,
+}
+
+/// A group on its way from prompt to gradient.
+struct Group {
+    exercise: usize,
+    prompt: GroupPrompt,
+    samples: Vec<Sample>,
+    scores: Vec<Score>,
+    advantages: Vec<f64>,
+}
+
+enum GroupPrompt {
+    Picture(DrawPrompt),
+    Answer(AnswerPrompt),
+}
+
+impl CorlStage {
+    /// Ready to learn from `base` on.
+    ///
+    /// # Errors
+    /// When the engine cannot start or memory runs out.
+    pub fn new(
+        base: Arc<Model>,
+        options: CorlOptions,
+        draws: Mix<dyn DrawReward>,
+        answers: Mix<dyn AnswerReward>,
+    ) -> Result<Self, TrainError> {
+        let device = base.network().device().clone();
+        let tensors = base.tensors().iter().map(|(name, tensor)| Ok((name.clone(), tensor.copy()?)));
+        let trains = match options.practice {
+            Practice::Drawing => &TRAINS[..1],
+            _ => &TRAINS[..],
+        };
+        let weights = Trainable::new(base.config(), tensors.collect::<Result<_, TrainError>>()?, trains, &device)?;
+        let options_of_adam = AdamWOptions { beta2: 0.999, weight_decay: 0.0, ..AdamWOptions::default() };
+        let optim = AdamW::new(weights.vars.clone(), options_of_adam)?;
+        let engine = EngineOptions {
+            rows: 64,
+            background_rows: 64,
+            queue: 2 * options.prompts,
+            capacity: base.config().text.max_positions,
+            prefill: 1024,
+            turn: options.group,
+        };
+        let engine = Engine::spawn(Arc::clone(&base), engine).map_err(|e| TrainError::State(e.to_string()))?;
+        Ok(Self { options, base, weights, optim, engine, draws, answers, device })
+    }
+
+    /// The model as it is now.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn model(&self) -> Result<Model, TrainError> {
+        self.base.with_tensors(self.weights.snapshot()?).map_err(|e| TrainError::State(e.to_string()))
+    }
+
+    /// Draws the groups of a step with the weights as they are.
+    fn groups(&self, exercises: &[Exercise], dice: &mut Dice) -> Result<Vec<Group>, TrainError> {
+        let o = &self.options;
+        let model = Arc::new(self.model()?);
+        self.engine.promote(Arc::clone(&model)).map_err(|e| TrainError::State(e.to_string()))?;
+        let (mut prompts, mut work) = (vec![], vec![]);
+        for (exercise, Exercise { draw, ask }) in exercises.iter().enumerate() {
+            let mut samplings = |plain: Sampling| -> Vec<Sampling> {
+                (0..o.group).map(|_| Sampling { seed: dice.random(), ..plain.clone() }).collect()
+            };
+            if let Some(wanted) = draw {
+                let prompt = model.prompter().draw(&Draw { prompt: wanted.prompt.clone() })?;
+                let plain = Sampling { guidance: o.guidance, temperature: o.temperature, ..Sampling::default() };
+                work.push((Work::Draw(prompt.clone()), samplings(plain)));
+                prompts.push((exercise, GroupPrompt::Picture(prompt)));
+            }
+            if let Some(question) = ask {
+                let prompt = model.prompter().answer(&asked(&question.picture, &question.problem))?;
+                let plain = Sampling { max_tokens: o.answer_tokens, ..Sampling::default() };
+                work.push((Work::Answer(prompt.clone()), samplings(plain)));
+                prompts.push((exercise, GroupPrompt::Answer(prompt)));
+            }
+        }
+        let drawn = roll(&self.engine, work)?;
+        let group =
+            |((exercise, prompt), samples)| Group { exercise, prompt, samples, scores: vec![], advantages: vec![] };
+        Ok(prompts.into_iter().zip(drawn).map(group).collect())
+    }
+
+    /// What each sample earned.
+    fn score(&self, exercises: &[Exercise], group: &Group) -> Result<Vec<Score>, RewardError> {
+        let eyes = Eyes { engine: &self.engine, answer_tokens: self.options.answer_tokens };
+        let Exercise { draw, ask } = &exercises[group.exercise];
+        match (&group.prompt, draw, ask) {
+            (GroupPrompt::Picture(_), Some(wanted), _) => {
+                let pictures = group.samples.iter().filter_map(|sample| match &sample.output {
+                    Output::Picture(picture) => Some(picture),
+                    Output::Text(_) => None,
+                });
+                self.draws.score(wanted, &pictures.collect::<Vec<_>>(), &eyes)
+            }
+            (GroupPrompt::Answer(_), _, Some(asked)) => {
+                let texts = group.samples.iter().filter_map(|sample| match &sample.output {
+                    Output::Text(text) => Some(text.as_str()),
+                    Output::Picture(_) => None,
+                });
+                self.answers.score(asked, &texts.collect::<Vec<_>>(), &eyes)
+            }
+            _ => Err(RewardError::Nothing),
+        }
+    }
+
+    /// Gives every group its advantages, the two of an exercise together.
+    fn weigh(&self, exercises: usize, groups: &mut [Group]) {
+        let o = &self.options;
+        for exercise in 0..exercises {
+            let totals = |picture: bool, groups: &[Group]| -> Vec<f64> {
+                let of = |group: &&Group| {
+                    group.exercise == exercise && matches!(group.prompt, GroupPrompt::Picture(_)) == picture
+                };
+                groups.iter().filter(of).flat_map(|group| group.scores.iter().map(|score| score.total)).collect()
+            };
+            let (pictures, answers) =
+                paired(&totals(true, groups), &totals(false, groups), o.pairing, o.lambda, o.scale);
+            for group in groups.iter_mut().filter(|group| group.exercise == exercise) {
+                group.advantages = match group.prompt {
+                    GroupPrompt::Picture(_) => pictures.clone(),
+                    GroupPrompt::Answer(_) => answers.clone(),
+                };
+            }
+        }
+    }
+
+    /// Features of each question's pictures; they do not learn.
+    fn features(&self, groups: &[Group]) -> Result<Vec<Option<Tensor>>, TrainError> {
+        let see = |group: &Group| match &group.prompt {
+            GroupPrompt::Answer(prompt) if !prompt.pictures.is_empty() => {
+                Ok(Some(self.base.see(&prompt.pictures).map_err(|e| TrainError::State(e.to_string()))?))
+            }
+            _ => Ok(None),
+        };
+        groups.iter().map(see).collect()
+    }
+
+    /// One pass forward and back over every sample that tells something, in parts; the gradients wait in the optimizer.
+    fn learn(&mut self, groups: &[Group]) -> Result<Learned, TrainError> {
+        let o = self.options.clone();
+        let features = self.features(groups)?;
+        let (mut samples, mut learned) = (vec![], Learned::default());
+        for (group, features) in groups.iter().zip(&features) {
+            for (sample, &advantage) in group.samples.iter().zip(&group.advantages) {
+                let (prompt, sampled, temperature) = match &group.prompt {
+                    GroupPrompt::Picture(prompt) => {
+                        let (guidance, sampled) = match o.scored {
+                            Scored::Guided => (o.guidance, &sample.log_probs),
+                            Scored::Conditional => (1.0, &sample.conditional_log_probs),
+                        };
+                        (Prompt::Picture { prompt, guidance }, sampled, o.temperature)
+                    }
+                    GroupPrompt::Answer(prompt) => {
+                        (Prompt::Answer { prompt, features: features.clone() }, &sample.log_probs, 1.0)
+                    }
+                };
+                let drawn = Drawn { prompt, tokens: &sample.tokens, temperature };
+                samples.push(Learning { drawn, sampled, advantage });
+            }
+        }
+        // The mean is over all samples of a task, those that tell nothing included.
+        let count = |picture: bool| {
+            let of = samples.iter().filter(|sample| sample.is_picture() == picture);
+            of.fold((0, 0), |(n, tokens), sample| (n + 1, tokens + sample.drawn.tokens.len()))
+        };
+        let (pictures, answers) = (count(true), count(false));
+        if o.objective.beta == 0.0 {
+            samples.retain(|sample| sample.advantage != 0.0);
+        }
+        // Of one kind, so that each part reaches what its kind reaches.
+        let (drawn, said): (Vec<_>, Vec<_>) = samples.into_iter().partition(Learning::is_picture);
+        for (of_kind, (n, tokens)) in [(drawn, pictures), (said, answers)] {
+            let mut rest = of_kind.as_slice();
+            while !rest.is_empty() {
+                let mut positions = 0;
+                let fits = rest.iter().take_while(|sample| {
+                    positions += sample.drawn.positions();
+                    positions <= o.positions
+                });
+                let (part, after) = rest.split_at(fits.count().max(1));
+                rest = after;
+                self.learn_part(part, |length| o.aggregate.weight(length, n, tokens), &mut learned)?;
+            }
+        }
+        Ok(learned)
+    }
+
+    fn learn_part(
+        &mut self,
+        part: &[Learning<'_>],
+        weight: impl Fn(usize) -> f64,
+        learned: &mut Learned,
+    ) -> Result<(), TrainError> {
+        let objective = self.options.objective;
+        let samples: Vec<Drawn<'_>> = part.iter().map(|sample| sample.drawn.clone()).collect();
+        let now = log_probs(&self.weights.network, &samples)?;
+        let reference = match objective.beta {
+            0.0 => None,
+            _ => Some(log_probs(self.base.network(), &samples)?),
+        };
+        let of_tokens = |value: &dyn Fn(&Learning<'_>) -> f64| {
+            let values =
+                part.iter().flat_map(|sample| std::iter::repeat_n(value(sample) as f32, sample.drawn.tokens.len()));
+            Tensor::new(values.collect::<Vec<f32>>(), &self.device)
+        };
+        let sampled: Vec<f32> = part.iter().flat_map(|sample| sample.sampled).copied().collect();
+        let tokens = Tokens {
+            now: &now,
+            sampled: &Tensor::new(sampled, &self.device)?,
+            reference: reference.as_ref(),
+            advantages: &of_tokens(&|sample| sample.advantage)?,
+            weights: &of_tokens(&|sample| weight(sample.drawn.tokens.len()))?,
+        };
+        let outcome = objective.of(&tokens)?;
+        let pictures = part.first().is_some_and(Learning::is_picture);
+        self.optim.accumulate(&outcome.loss.backward()?, |name| !(pictures && name.starts_with(WORDS)))?;
+        let scalar = |tensor: &Tensor| Ok::<_, TrainError>(f64::from(tensor.to_scalar::<f32>()?));
+        learned.loss += scalar(&outcome.loss)?;
+        learned.kl += outcome.kl.as_ref().map_or(Ok(0.0), scalar)?;
+        learned.samples += part.len();
+        for log_ratio in outcome.log_ratio.to_vec1::<f32>()? {
+            let drift = f64::from(log_ratio.abs());
+            learned.tokens += 1;
+            learned.drift += drift;
+            learned.most = learned.most.max(drift);
+        }
+        Ok(())
+    }
+}
+
+impl Stage for CorlStage {
+    fn name(&self) -> &'static str {
+        self.options.stage
+    }
+
+    fn steps(&self) -> u64 {
+        self.options.steps
+    }
+
+    fn step(&mut self, step: u64) -> Result<Metrics, TrainError> {
+        let mut dice = Dice::seed_from_u64(self.options.seed);
+        dice.set_stream(step + 1);
+        let exercises: Vec<Exercise> =
+            (0..self.options.prompts).map(|_| of_world(self.options.practice, &mut dice)).collect();
+        let mut groups = self.groups(&exercises, &mut dice)?;
+        let scores: Vec<_> = groups.par_iter().map(|group| self.score(&exercises, group)).collect();
+        for (group, scores) in groups.iter_mut().zip(scores) {
+            group.scores = scores.map_err(|e| TrainError::State(e.to_string()))?;
+        }
+        self.weigh(exercises.len(), &mut groups);
+        let learned = self.learn(&groups)?;
+        let norm = match learned.samples {
+            0 => 0.0,
+            _ => self.optim.apply(self.options.rate)?,
+        };
+        let mut metrics = rewards(&groups);
+        metrics.extend([
+            ("samples", learned.samples as f64),
+            ("loss", learned.loss),
+            ("norm", norm),
+            ("drift", learned.drift / learned.tokens.max(1) as f64),
+            ("most_drift", learned.most),
+        ]);
+        if self.options.objective.beta != 0.0 {
+            metrics.push(("kl", learned.kl));
+        }
+        Ok(metrics)
+    }
+
+    fn state(&self) -> Result<Tensors, TrainError> {
+        Ok(self.optim.state()?)
+    }
+
+    fn restore(&mut self, state: &Tensors) -> Result<(), TrainError> {
+        Ok(self.optim.restore(state)?)
+    }
+
+    /// A small held-out evaluation as the model is served, and pictures of fixed prompts.
+    fn look(&self, dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
+        let model = Arc::new(self.model()?);
+        self.engine.promote(model).map_err(|e| TrainError::State(e.to_string()))?;
+        let options = EvalOptions {
+            seed: self.options.seed,
+            draws: 16,
+            answers: 5,
+            guidance: self.options.guidance,
+            draw_temperature: self.options.temperature,
+            answer_temperature: 0.0,
+        };
+        let report = evaluate(&self.engine, &options)?;
+        draw::grid(&dir.join("pictures.png"), &pictures(&self.engine, &SHOWN, self.options.guidance)?, 8, 2)?;
+        let share = |group: &BTreeMap<String, Count>| group.get(OVERALL).map_or(0.0, |count| count.percent / 100.0);
+        Ok(vec![("drawing", share(&report.drawing)), ("answering", share(&report.answering))])
+    }
+}
+
+impl Drop for CorlStage {
+    fn drop(&mut self) {
+        self.engine.halt(Halt::Now);
+    }
+}
+
+/// The mean of each reward, and the share of groups that told nothing.
+fn rewards(groups: &[Group]) -> Metrics {
+    let mut sums: BTreeMap<&'static str, (f64, usize)> = BTreeMap::new();
+    for (name, value) in groups.iter().flat_map(|group| &group.scores).flat_map(|score| &score.parts) {
+        let sum = sums.entry(name).or_default();
+        *sum = (sum.0 + value, sum.1 + 1);
+    }
+    let mute = groups.iter().filter(|group| group.advantages.iter().all(|&advantage| advantage == 0.0)).count();
+    let mut metrics: Metrics = sums.into_iter().map(|(name, (sum, n))| (name, sum / n as f64)).collect();
+    metrics.push(("mute_groups", mute as f64 / groups.len().max(1) as f64));
+    metrics
+}
+
+/// A sample to learn from.
+struct Learning<'a> {
+    drawn: Drawn<'a>,
+    sampled: &'a [f32],
+    advantage: f64,
+}
+
+impl Learning<'_> {
+    fn is_picture(&self) -> bool {
+        matches!(self.drawn.prompt, Prompt::Picture { .. })
+    }
+}
+
+/// What a step's passes have shown.
+#[derive(Default)]
+struct Learned {
+    samples: usize,
+    tokens: usize,
+    loss: f64,
+    kl: f64,
+    /// Sum of |log ρ| and the largest.
+    drift: f64,
+    most: f64,
+}

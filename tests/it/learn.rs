@@ -1,0 +1,194 @@
+//! CoRL on the demo model: the trainer scores what the engine drew, nothing changes without a reason, and a run that was cut goes on
+//! as if it had not been.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use ulm::demo;
+use ulm::domain::picture::Picture;
+use ulm::domain::sample::Sample;
+use ulm::domain::task::{Draw, Sampling};
+use ulm::engine::command::Work;
+use ulm::engine::{Engine, EngineOptions};
+use ulm::model::Model;
+use ulm::model::params::Tensors;
+use ulm::model::prompt::{AnswerPrompt, DrawPrompt};
+use ulm::reward::{
+    Accuracy, AnswerReward, Asked, DrawReward, Format, Label, Mix, Oracle, RewardError, Verifier, Wanted,
+};
+use ulm::train::corl::exercise::{Practice, of_world};
+use ulm::train::corl::loss::Objective;
+use ulm::train::corl::rollout::roll;
+use ulm::train::corl::score::{Drawn, Prompt, log_probs};
+use ulm::train::corl::{CorlOptions, CorlStage, Refine};
+use ulm::train::pretrain::asked;
+use ulm::train::run::{Metrics, Stage};
+use ulm::world;
+
+fn model() -> Arc<Model> {
+    Arc::new(demo::load(&Device::Cpu).unwrap())
+}
+
+/// A small step of the demo's settings.
+fn options(stage: Refine, model: &Model) -> CorlOptions {
+    CorlOptions { prompts: 2, group: 3, steps: 2, ..CorlOptions::demo(stage, model.defaults()) }
+}
+
+fn rewards() -> (Mix<dyn DrawReward>, Mix<dyn AnswerReward>) {
+    (
+        Mix::new(vec![(Box::new(Verifier { partial: 0.3 }), 1.0)]),
+        Mix::new(vec![(Box::new(Accuracy), 1.0), (Box::new(Format), 1.0)]),
+    )
+}
+
+fn stage(model: &Arc<Model>, options: CorlOptions) -> CorlStage {
+    let (draws, answers) = rewards();
+    CorlStage::new(Arc::clone(model), options, draws, answers).unwrap()
+}
+
+fn of(metrics: &Metrics, name: &str) -> f64 {
+    metrics.iter().find(|(of, _)| *of == name).unwrap_or_else(|| panic!("{name} in {metrics:?}")).1
+}
+
+fn same(a: &Tensors, b: &Tensors) -> bool {
+    let bits = |tensor: &candle_core::Tensor| -> Vec<u32> {
+        tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+    };
+    a.len() == b.len() && a.iter().all(|(name, tensor)| bits(tensor) == bits(&b[name]))
+}
+
+#[test]
+fn the_trainer_scores_what_the_engine_drew() {
+    let model = model();
+    let engine = Engine::spawn(Arc::clone(&model), EngineOptions::default()).unwrap();
+    let (mut draws, mut asks): (Vec<(DrawPrompt, f32)>, Vec<AnswerPrompt>) = (vec![], vec![]);
+    let mut dice = world::dice(5);
+    for guidance in [1.0, 1.35, 5.0] {
+        let exercise = of_world(Practice::Unified, &mut dice);
+        let prompt = exercise.draw.unwrap().prompt;
+        draws.push((model.prompter().draw(&Draw { prompt }).unwrap(), guidance));
+        let ask = exercise.ask.unwrap();
+        asks.push(model.prompter().answer(&asked(&ask.picture, &ask.problem)).unwrap());
+    }
+    let mut work: Vec<(Work, Vec<Sampling>)> = vec![];
+    for (prompt, guidance) in &draws {
+        let samplings =
+            [1, 2].map(|seed| Sampling { seed, guidance: *guidance, temperature: 0.9, ..Sampling::default() });
+        work.push((Work::Draw(prompt.clone()), samplings.to_vec()));
+    }
+    for prompt in &asks {
+        let samplings = [1, 2].map(|seed| Sampling { seed, max_tokens: 48, ..Sampling::default() });
+        work.push((Work::Answer(prompt.clone()), samplings.to_vec()));
+    }
+    let groups: Vec<Vec<Sample>> = roll(&engine, work).unwrap();
+    let (mut drawn, mut noted) = (vec![], vec![]);
+    for (group, (prompt, guidance)) in groups.iter().zip(&draws) {
+        for sample in group {
+            for (guidance, log_probs) in [(*guidance, &sample.log_probs), (1.0, &sample.conditional_log_probs)] {
+                let prompt = Prompt::Picture { prompt, guidance };
+                drawn.push(Drawn { prompt, tokens: &sample.tokens, temperature: 0.9 });
+                noted.extend_from_slice(log_probs);
+            }
+        }
+    }
+    for (group, prompt) in groups[draws.len()..].iter().zip(&asks) {
+        let features = Some(model.see(&prompt.pictures).unwrap());
+        for sample in group {
+            let prompt = Prompt::Answer { prompt, features: features.clone() };
+            drawn.push(Drawn { prompt, tokens: &sample.tokens, temperature: 1.0 });
+            noted.extend_from_slice(&sample.log_probs);
+        }
+    }
+    let scored = log_probs(model.network(), &drawn).unwrap().to_vec1::<f32>().unwrap();
+    let worst = scored.iter().zip(&noted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert_eq!(scored.len(), noted.len());
+    assert!(worst < 1e-4, "{worst}");
+}
+
+#[test]
+fn at_rate_zero_nothing_moves() {
+    let model = model();
+    let settings = options(Refine::Unified, &model);
+    let objective = Objective { beta: 0.04, ..settings.objective };
+    let mut stage = stage(&model, CorlOptions { rate: 0.0, objective, ..settings });
+    for step in 0..2 {
+        let metrics = stage.step(step).unwrap();
+        assert!(of(&metrics, "most_drift") < 1e-4, "{metrics:?}");
+        assert!(of(&metrics, "kl").abs() < 1e-9, "{metrics:?}");
+        assert!(of(&metrics, "norm") > 0.0, "there was something to learn: {metrics:?}");
+    }
+    assert!(same(stage.model().unwrap().tensors(), model.tensors()));
+}
+
+#[test]
+fn a_run_that_was_cut_goes_on_as_if_it_had_not_been() {
+    let model = model();
+    for refine in [Refine::Unified, Refine::Drawing, Refine::Choice, Refine::Open] {
+        let mut whole = stage(&model, options(refine, &model));
+        let mut metrics = vec![];
+        for step in 0..2 {
+            metrics.push(whole.step(step).unwrap());
+        }
+        let mut first = stage(&model, options(refine, &model));
+        assert_eq!(first.step(0).unwrap(), metrics[0], "{refine:?}");
+        let state = first.state().unwrap();
+        let mut second = stage(&model, options(refine, &model));
+        second.restore(&state).unwrap();
+        assert_eq!(second.step(1).unwrap(), metrics[1], "{refine:?}");
+        assert!(same(&second.state().unwrap(), &whole.state().unwrap()), "{refine:?}");
+        assert!(!same(whole.model().unwrap().tensors(), model.tensors()), "{refine:?} learned something");
+    }
+}
+
+/// A reward that says what it is told to.
+struct Says(fn(usize) -> f64);
+
+impl Says {
+    fn next(&self, samples: usize) -> Result<Option<Vec<f64>>, RewardError> {
+        Ok(Some((0..samples).map(self.0).collect()))
+    }
+}
+
+impl DrawReward for Says {
+    fn label(&self) -> Label {
+        Label { name: "says", version: 1, range: (0.0, 1.0) }
+    }
+
+    fn score(&self, _: &Wanted, group: &[&Picture], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        self.next(group.len())
+    }
+}
+
+impl AnswerReward for Says {
+    fn label(&self) -> Label {
+        DrawReward::label(self)
+    }
+
+    fn score(&self, _: &Asked, group: &[&str], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        self.next(group.len())
+    }
+}
+
+fn saying(model: &Arc<Model>, says: fn(usize) -> f64) -> CorlStage {
+    let draws: Mix<dyn DrawReward> = Mix::new(vec![(Box::new(Says(says)), 1.0)]);
+    let answers: Mix<dyn AnswerReward> = Mix::new(vec![(Box::new(Says(says)), 1.0)]);
+    CorlStage::new(Arc::clone(model), options(Refine::Unified, model), draws, answers).unwrap()
+}
+
+#[test]
+fn what_earns_the_same_teaches_nothing() {
+    let model = model();
+    let mut stage = saying(&model, |_| 0.7);
+    let metrics = stage.step(0).unwrap();
+    assert_eq!((of(&metrics, "mute_groups"), of(&metrics, "samples")), (1.0, 0.0));
+    assert!(same(stage.model().unwrap().tensors(), model.tensors()));
+}
+
+#[test]
+fn a_reward_that_is_no_number_stops_the_run() {
+    let model = model();
+    for says in [|_| f64::NAN, |_| f64::INFINITY, |_| -0.5] {
+        let error = saying(&model, says).step(0).unwrap_err().to_string();
+        assert!(error.contains("`says`"), "{error}");
+    }
+}
