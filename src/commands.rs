@@ -12,7 +12,7 @@ use crate::config::{Bench, DeviceName, Eval, Pretrain, Storage, Suite};
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
 use crate::train::eval::{EvalOptions, SHOWN, evaluate, pictures};
 use crate::train::pretrain::{PretrainOptions, pretrain as train};
-use crate::{bench as speed, bench_ledger as keeping, log, serve, train};
+use crate::{bench as speed, bench_ledger as keeping, bench_train as learning, log, serve, train};
 
 fn device(name: DeviceName) -> anyhow::Result<Device> {
     match name {
@@ -88,6 +88,10 @@ pub fn eval(options: &Eval) -> anyhow::Result<()> {
 /// # Errors
 /// When the model cannot be loaded or the engine fails.
 pub fn bench(options: &Bench) -> anyhow::Result<()> {
+    if options.train {
+        let report = learning::run(&serve::model(options.model.as_deref())?.1, options.rounds.into())?;
+        return print(options.json, &report, &report.table());
+    }
     let engine = engine(options.model.as_deref())?;
     if options.ledger {
         return bench_ledger(options, &engine);

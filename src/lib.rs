@@ -1,11 +1,12 @@
 //! ULM Server: a unified multimodal model (Janus-Pro, ULM-R1) that draws and answers behind an OpenAI-style API.
 //!
 //! Floors, from the ground up; a file imports from its own folder and from lower floors only (`tests/it/floors.rs`):
-//! 0 `domain` · 1 `model`, `store`, `world` · 2 `engine`, `reward` · 3 `api`, `train` · 4 the rest.
+//! 0 `domain` · 1 `model`, `store`, `world` · 2 `engine`, `picture`, `reward` · 3 `api`, `train` · 4 the rest.
 
 pub mod api;
 pub mod bench;
 pub mod bench_ledger;
+pub mod bench_train;
 pub mod commands;
 pub mod config;
 pub mod demo;
@@ -13,6 +14,7 @@ pub mod domain;
 pub mod engine;
 pub mod log;
 pub mod model;
+pub mod picture;
 pub mod reward;
 pub mod serve;
 pub mod store;

@@ -11,7 +11,6 @@ use candle_core::Device;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use crate::api::picture::decode::{self, MAX_PIXELS};
 use crate::config::{LogCommand, Retention, Storage, storage_variables};
 use crate::domain::id::{BlobId, CallId, SampleId};
 use crate::domain::record::{Asked, Opinion, Record};
@@ -19,6 +18,7 @@ use crate::domain::sample::Output;
 use crate::domain::task::Part;
 use crate::engine::command::{Event, Lane, Submission, Work};
 use crate::engine::{Engine, EngineOptions, Halt};
+use crate::picture::decode::{self, MAX_PIXELS};
 use crate::serve;
 use crate::store::{Blobs, CallFilter, Kept, Ledger, LedgerError, Order, Purged, Target, Task};
 

@@ -28,6 +28,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(options) => serve(&options),
         Command::Pretrain(options) => commands::pretrain(&options),
         Command::Train(options) => teach::train(&options),
+        Command::Merge(options) => teach::merge(&options),
         Command::Eval(options) => commands::eval(&options),
         Command::Bench(options) => commands::bench(&options),
         Command::Log(command) => actix_web::rt::System::new().block_on(log::run(&command)),

@@ -8,28 +8,45 @@ use std::time::Duration;
 use candle_core::Device;
 use serde::Serialize;
 
-use crate::config::{PairingName, Preset, ScoredName, Suite, Train, TrainStage};
+use crate::config::{Data, Merge, MergeName, PairingName, Preset, RewardName, ScoredName, Train, TrainStage};
 use crate::engine::{Engine, EngineOptions, Halt};
 use crate::model::Model;
-use crate::reward::{Accuracy, AnswerReward, DrawReward, Format, Mix, Verifier};
+use crate::reward::{
+    Accuracy, AnswerReward, Captioned, DrawReward, Format, Likeness, Majority, Matching, Mix, Noise, Questioned,
+    Verifier,
+};
 use crate::serve;
 use crate::train::corl::advantage::Pairing;
-use crate::train::corl::{CorlOptions, CorlStage, Refine, Scored};
-use crate::train::eval::{EvalOptions, Report, evaluate};
-use crate::train::run::{Record, RunOptions, run};
+use crate::train::corl::exercise::Source;
+use crate::train::corl::rows::Rows;
+use crate::train::corl::{CorlOptions, CorlStage, Refine, Scored, merge as join};
+use crate::train::eval::{EvalOptions, OVERALL, Report, evaluate};
+use crate::train::run::{Record, RunOptions, Stage as _, run};
+use crate::train::trainable::Lora;
 
 /// What a run was and did.
 #[derive(Serialize)]
 struct Outcome {
     ulm: &'static str,
-    /// The settings, as the code has them.
-    settings: String,
+    /// Model, data by its hash, rewards with version and weight, and all that decides what is learned.
+    settings: serde_json::Map<String, serde_json::Value>,
+    data: String,
     /// Content hash of the weights it began with, and of those it made.
     from: String,
     to: String,
     run: Record,
     before: Report,
     after: Report,
+    /// At guidance weights that were not practised: percent drawn right before and after.
+    elsewhere: Vec<Elsewhere>,
+}
+
+/// Drawing at another guidance weight.
+#[derive(Serialize)]
+struct Elsewhere {
+    guidance: f32,
+    before: f64,
+    after: f64,
 }
 
 fn settings(options: &Train, model: &Model) -> CorlOptions {
@@ -56,6 +73,8 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     settings.steps = options.steps.unwrap_or(settings.steps);
     settings.prompts = options.prompts.map_or(settings.prompts, usize::from);
     settings.group = options.group.map_or(settings.group, usize::from);
+    settings.lora =
+        options.lora.map(|rank| Lora { rank: rank.into(), alpha: 2.0 * f64::from(rank), seed: options.seed });
     settings.guidance = options.guidance.unwrap_or(settings.guidance);
     settings.pairing = match options.pairing {
         None => settings.pairing,
@@ -71,7 +90,39 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     settings
 }
 
-fn judge(model: Arc<Model>, options: &Train, guidance: f32) -> anyhow::Result<Report> {
+/// What is rewarded where nothing is said: the verifier where there is one, else CoRL's cycle and matching.
+fn usual(data: &Data) -> Vec<(RewardName, f64)> {
+    let draws: &[RewardName] = match data {
+        Data::World => &[RewardName::World],
+        Data::File(_) => &[RewardName::Caption, RewardName::Likeness, RewardName::Matching],
+    };
+    draws.iter().chain(&[RewardName::Accuracy, RewardName::Format]).map(|&name| (name, 1.0)).collect()
+}
+
+fn rewards(named: &[(RewardName, f64)]) -> (Mix<dyn DrawReward>, Mix<dyn AnswerReward>) {
+    let mut draws: Vec<(Box<dyn DrawReward>, f64)> = Vec::new();
+    let mut answers: Vec<(Box<dyn AnswerReward>, f64)> = Vec::new();
+    for &(name, weight) in named {
+        match name {
+            RewardName::World => draws.push((Box::new(Verifier { partial: 0.3 }), weight)),
+            RewardName::Question => draws.push((Box::new(Questioned), weight)),
+            RewardName::Caption => draws.push((Box::new(Captioned), weight)),
+            RewardName::Likeness => draws.push((Box::new(Likeness), weight)),
+            RewardName::Matching => draws.push((Box::new(Matching), weight)),
+            RewardName::Accuracy => answers.push((Box::new(Accuracy), weight)),
+            RewardName::Format => answers.push((Box::new(Format), weight)),
+            RewardName::Majority => answers.push((Box::new(Majority), weight)),
+            RewardName::Noise => {
+                draws.push((Box::new(Noise), weight));
+                answers.push((Box::new(Noise), weight));
+            }
+        }
+    }
+    (Mix::new(draws), Mix::new(answers))
+}
+
+/// Both tasks at the guidance that is served, and drawing at others.
+fn judge(model: Arc<Model>, options: &Train, guidance: f32) -> anyhow::Result<(Report, Vec<(f32, f64)>)> {
     let capacity = model.config().text.max_positions.min(2048);
     let temperature = model.defaults().temperature;
     let engine = Engine::spawn(model, EngineOptions { capacity, ..EngineOptions::default() })?;
@@ -83,9 +134,15 @@ fn judge(model: Arc<Model>, options: &Train, guidance: f32) -> anyhow::Result<Re
         draw_temperature: temperature,
         answer_temperature: 0.0,
     };
-    let report = evaluate(&engine, &suite);
+    let report = evaluate(&engine, &suite)?;
+    let mut elsewhere = Vec::new();
+    for guidance in [1.0, 2.0 * guidance].into_iter().filter(|other| *other != guidance) {
+        let few = EvalOptions { guidance, draws: suite.draws.div_ceil(2), answers: 1, ..suite };
+        let drawing = evaluate(&engine, &few)?.drawing.get(OVERALL).map_or(0.0, |count| count.percent);
+        elsewhere.push((guidance, drawing));
+    }
     engine.halt(Halt::Now);
-    Ok(report?)
+    Ok((report, elsewhere))
 }
 
 /// `ulm train`
@@ -93,30 +150,37 @@ fn judge(model: Arc<Model>, options: &Train, guidance: f32) -> anyhow::Result<Re
 /// # Errors
 /// When the model cannot be loaded, a step fails or the folder cannot be written.
 pub fn train(options: &Train) -> anyhow::Result<()> {
-    let Suite::World = options.data;
     let base = Arc::new(serve::model(options.model.as_deref())?.1);
     let settings = settings(options, &base);
-    let draws: Vec<(Box<dyn DrawReward>, f64)> = vec![(Box::new(Verifier { partial: 0.3 }), 1.0)];
-    let answers: Vec<(Box<dyn AnswerReward>, f64)> = vec![(Box::new(Accuracy), 1.0), (Box::new(Format), 1.0)];
-    let before = judge(Arc::clone(&base), options, settings.guidance)?;
-    let described = format!("{settings:?}");
+    let (source, data) = match &options.data {
+        Data::World => (Source::World, "world".to_owned()),
+        Data::File(file) => (Source::Rows(Rows::read(file, settings.practice)?), file.display().to_string()),
+    };
+    let named = if options.rewards.is_empty() { usual(&options.data) } else { options.rewards.clone() };
+    let (draws, answers) = rewards(&named);
+    let (before, at_first) = judge(Arc::clone(&base), options, settings.guidance)?;
     let (guidance, folder) = (settings.guidance, options.out.join(settings.stage).join("model"));
-    let mut stage = CorlStage::new(Arc::clone(&base), settings, Mix::new(draws), Mix::new(answers))?;
+    let mut stage = CorlStage::new(Arc::clone(&base), settings, source, draws, answers)?;
+    let described = stage.settings();
     let how =
         RunOptions { dir: options.out.clone(), every: Duration::from_secs(60 * options.every), device: Device::Cpu };
     let record = run(&mut stage, &how)?;
     let model = Arc::new(stage.model()?);
     drop(stage);
     model.save(&folder)?;
-    let after = judge(Arc::clone(&model), options, guidance)?;
+    let (after, at_last) = judge(Arc::clone(&model), options, guidance)?;
+    let elsewhere = at_first.into_iter().zip(at_last);
+    let elsewhere = elsewhere.map(|((guidance, before), (_, after))| Elsewhere { guidance, before, after }).collect();
     let outcome = Outcome {
         ulm: env!("CARGO_PKG_VERSION"),
         settings: described,
+        data,
         from: base.version().0.clone(),
         to: model.version().0.clone(),
         run: record,
         before,
         after,
+        elsewhere,
     };
     let text = serde_json::to_string_pretty(&outcome)?;
     std::fs::write(folder.join("train.json"), format!("{text}\n"))?;
@@ -124,8 +188,28 @@ pub fn train(options: &Train) -> anyhow::Result<()> {
     if options.json {
         writeln!(out, "{text}")?;
     } else {
-        writeln!(out, "before: {}after: {}", outcome.before.table(), outcome.after.table())?;
+        writeln!(out, "before, with {}\nafter, with {}", outcome.before.table(), outcome.after.table())?;
+        for Elsewhere { guidance, before, after } in &outcome.elsewhere {
+            writeln!(out, "drawing at guidance {guidance}: {before:.1} % before, {after:.1} % after")?;
+        }
         writeln!(out, "the model is in {0}\n  ulm serve --model {0}", folder.display())?;
     }
+    Ok(())
+}
+
+/// `ulm merge`
+///
+/// # Errors
+/// When a model cannot be loaded, the three are not of one kind, or the folder cannot be written.
+pub fn merge(options: &Merge) -> anyhow::Result<()> {
+    let load = |folder: &std::path::Path| serve::model(Some(folder)).map(|(_, model)| model);
+    let (base, first, second) = (load(&options.base)?, load(&options.first)?, load(&options.second)?);
+    let how = match options.how {
+        MergeName::Gaussian => join::Merge::Gaussian,
+        MergeName::Frobenius => join::Merge::Frobenius,
+    };
+    let merged = base.with_tensors(join::merge(base.tensors(), first.tensors(), second.tensors(), how)?)?;
+    merged.save(&options.out)?;
+    writeln!(std::io::stdout(), "the model is in {0}\n  ulm serve --model {0}", options.out.display())?;
     Ok(())
 }

@@ -12,7 +12,6 @@ use base64::engine::general_purpose::STANDARD;
 use super::auth::key_name;
 use super::error::{ApiError, Failures};
 use super::keep::{Asking, Keeper};
-use super::picture::encode::{Label, encode};
 use super::wire::from_json;
 use super::wire::images::{Drawing, Item, Native, Reply, Request, Usage};
 use super::{Defaults, Service, collect, now};
@@ -20,6 +19,7 @@ use crate::domain::id::SampleId;
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::Sampling;
 use crate::engine::command::{Lane, Submission, Work};
+use crate::picture::encode::{Label, encode};
 use crate::store::digest;
 
 /// Draws pictures of a prompt.

@@ -17,7 +17,6 @@ mod links;
 mod models;
 mod observe;
 pub mod openapi;
-pub mod picture;
 mod sse;
 mod stored;
 pub mod ui;

@@ -6,6 +6,8 @@
 //! Two liberties: letter case is ASCII's where the original ignores it, and a character of a word is Rust's `is_alphanumeric` or
 //! `_`, which takes in a few combining marks that Python leaves out.
 
+use serde::Serialize;
+
 use super::similarity::{soft_jaccard, space};
 use super::vote::most_frequent;
 
@@ -51,7 +53,7 @@ const NUMBERS: [(&str, &str); 33] = [
 ];
 
 /// How a question is to be answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum QaType {
     /// With the letter of an option (`MC`).
     Choice,

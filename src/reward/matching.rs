@@ -6,8 +6,7 @@ use super::States;
 /// empty. Rows are compared whole: positions are given, not assumed.
 #[must_use]
 pub fn similarity(states: &States) -> f64 {
-    let rows =
-        |numbers: &[f32]| -> Vec<Vec<f64>> { numbers.chunks_exact(states.width.max(1)).map(|row| unit(row)).collect() };
+    let rows = |numbers: &[f32]| -> Vec<Vec<f64>> { numbers.chunks_exact(states.width.max(1)).map(unit).collect() };
     let (picture, text) = (rows(&states.picture), rows(&states.text));
     if picture.is_empty() || text.is_empty() {
         return 0.0;

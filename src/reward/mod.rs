@@ -10,6 +10,8 @@ pub mod vote;
 
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
+
 use self::answer::QaType;
 use crate::domain::picture::Picture;
 use crate::world::{Requirement, judge};
@@ -239,6 +241,39 @@ impl AnswerReward for Majority {
     }
 }
 
+/// A number that depends on the sample and means nothing: the control of an experiment, in which nothing may get better.
+#[derive(Clone, Copy, Debug)]
+pub struct Noise;
+
+impl Noise {
+    const LABEL: Label = Label { name: "noise", version: 1, range: (0.0, 1.0) };
+
+    fn of(bytes: &[u8]) -> f64 {
+        let hash = Sha256::digest(bytes);
+        f64::from(hash.iter().take(4).fold(0u32, |number, &byte| number << 8 | u32::from(byte))) / f64::from(u32::MAX)
+    }
+}
+
+impl DrawReward for Noise {
+    fn label(&self) -> Label {
+        Self::LABEL
+    }
+
+    fn score(&self, _: &Wanted, group: &[&Picture], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        Ok(Some(group.iter().map(|picture| Self::of(picture.rgb())).collect()))
+    }
+}
+
+impl AnswerReward for Noise {
+    fn label(&self) -> Label {
+        Self::LABEL
+    }
+
+    fn score(&self, _: &Asked, group: &[&str], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        Ok(Some(group.iter().map(|said| Self::of(said.as_bytes())).collect()))
+    }
+}
+
 /// Rewards of one task with their weights.
 pub struct Mix<R: ?Sized>(Vec<(Box<R>, f64)>);
 
@@ -255,6 +290,14 @@ impl<R: ?Sized> Mix<R> {
     #[must_use]
     pub fn new(rewards: Vec<(Box<R>, f64)>) -> Self {
         Self(rewards)
+    }
+
+    /// Each reward with its version and weight, in words.
+    pub fn labels(&self, label: impl Fn(&R) -> Label) -> impl Iterator<Item = String> {
+        self.0.iter().map(move |(reward, weight)| {
+            let Label { name, version, .. } = label(reward);
+            format!("{name} {version} × {weight}")
+        })
     }
 
     fn sum(

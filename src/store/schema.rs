@@ -8,7 +8,8 @@ use sqlx::{Any, AssertSqlSafe, Pool, SqlSafeStr as _};
 use super::{Dialect, LedgerError};
 
 /// Versions in order; one that was released is never changed.
-const VERSIONS: [(&str, &str); 1] = [("ledger", include_str!("schema/0001_ledger.sql"))];
+const VERSIONS: [(&str, &str); 2] =
+    [("ledger", include_str!("schema/0001_ledger.sql")), ("timings", include_str!("schema/0002_timings.sql"))];
 
 /// Brings the tables up to date.
 ///
@@ -26,7 +27,8 @@ pub(super) async fn migrate(pool: &Pool<Any>, dialect: Dialect) -> Result<(), Le
             VERSIONS.len()
         )),
         MigrateError::VersionMismatch(version) => LedgerError::Open(format!(
-            "the tables of version {version} in the database are not those of this program; it was written by another build"
+            "the tables of version {version} in the database are not those of this program; it was written by another build, \
+             so use that one, or another database"
         )),
         other => LedgerError::Open(format!("the tables cannot be made: {other}")),
     })

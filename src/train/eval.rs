@@ -15,7 +15,7 @@ use crate::domain::task::{Draw, Sampling};
 use crate::engine::EngineHandle;
 use crate::engine::command::{Event, Events, Lane, Submission, Work};
 use crate::model::Model;
-use crate::world::{Split, judge, suite, verify};
+use crate::world::{Background, Split, judge, suite, verify};
 
 /// What to ask, and how to sample the replies.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +63,26 @@ impl Count {
     }
 }
 
+/// How evenly pictures spread over what a prompt leaves open; no reward of a single picture sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Spread {
+    /// Entropy of the kinds that were drawn.
+    pub bits: f64,
+    /// The most it could be.
+    pub most_bits: f64,
+    pub of: usize,
+}
+
+impl Spread {
+    /// Counts by kind, of all kinds.
+    fn of(counts: &[usize]) -> Self {
+        let of: usize = counts.iter().sum();
+        let share = |&count: &usize| count as f64 / of as f64;
+        let bits = counts.iter().filter(|&&count| count > 0).map(share).map(|share| -share * share.log2()).sum();
+        Self { bits, most_bits: (counts.len().max(1) as f64).log2(), of }
+    }
+}
+
 /// The suite's outcome. Overall figures leave the unseen pairs out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -74,6 +94,8 @@ pub struct Report {
     pub answering: BTreeMap<String, Count>,
     /// Replies of the form think, then answer.
     pub format: Count,
+    /// Of pictures whose prompts leave it open.
+    pub backgrounds: Spread,
     /// Held-out pictures that the verifier still reads whole after the image tokenizer took them apart and put them together.
     pub reconstruction: Count,
 }
@@ -96,6 +118,8 @@ impl Report {
         };
         text += "drawing\n";
         self.drawing.iter().for_each(|(name, count)| text += &line(name, count));
+        let Spread { bits, most_bits, of } = self.backgrounds;
+        text += &format!("  {:<32} {bits:>5.2} of {most_bits:.2} bits, {of} pictures\n", "backgrounds left open");
         text += "answering\n";
         self.answering.iter().for_each(|(name, count)| text += &line(name, count));
         text += &line("format", &self.format);
@@ -219,9 +243,14 @@ pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, 
     });
     let blank = Picture::filled(1, 1, [0; 3]);
     let mut drawing: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+    let mut backgrounds = vec![0; Background::ALL.len()];
     for (item, sample) in items.iter().zip(samples(handle, "drawing", jobs)?) {
         let picture = if let Output::Picture(picture) = &sample.output { picture } else { &blank };
-        let right = judge(&item.requirement, picture).correct;
+        let judged = judge(&item.requirement, picture);
+        let right = judged.correct;
+        if let (None, Some(ground)) = (item.requirement.background, judged.reading.background) {
+            backgrounds[ground.index()] += 1;
+        }
         let group = if item.split == Split::UnseenPairs { "unseen pairs: " } else { "" };
         drawing.entry(format!("{group}{}", item.category.word())).or_default().push(right);
         if item.split != Split::UnseenPairs {
@@ -270,6 +299,7 @@ pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, 
         drawing: drawing.into_iter().map(|(name, right)| (name, Count::of(right))).collect(),
         answering: answering.into_iter().map(|(name, counts)| (name, guessed(counts))).collect(),
         format: Count::of(format),
+        backgrounds: Spread::of(&backgrounds),
         reconstruction: Count::of(reconstructions(&model, &items)?),
     })
 }
@@ -305,5 +335,12 @@ mod tests {
         assert_eq!((count.right, count.of), (8, 10));
         assert!((count.interval[0] - 49.02).abs() < 0.05 && (count.interval[1] - 94.33).abs() < 0.05);
         assert_eq!(Count::of([]).interval, [0.0, 100.0]);
+    }
+
+    #[test]
+    fn the_spread_is_an_entropy() {
+        assert_eq!(Spread::of(&[5, 5, 5, 5]), Spread { bits: 2.0, most_bits: 2.0, of: 20 });
+        assert_eq!(Spread::of(&[0, 7, 0, 0]).bits, 0.0);
+        assert!((Spread::of(&[1, 3]).bits - 0.811_278).abs() < 1e-6);
     }
 }

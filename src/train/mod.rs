@@ -3,6 +3,7 @@
 pub mod corl;
 pub mod draw;
 pub mod eval;
+mod events;
 pub mod optim;
 pub mod pretrain;
 pub mod run;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
+use super::events::Events;
 use super::{TrainError, draw};
 use crate::model::params::Tensors;
 use crate::model::weights;
@@ -26,6 +28,10 @@ pub type Metrics = Vec<(&'static str, f64)>;
 pub trait Stage {
     fn name(&self) -> &'static str;
     fn steps(&self) -> u64;
+    /// What a run must not change when it goes on, as a JSON object; by default nothing is told.
+    fn settings(&self) -> Map<String, Value> {
+        Map::new()
+    }
     /// Takes step number `step`.
     fn step(&mut self, step: u64) -> Result<Metrics, TrainError>;
     /// Everything the next step depends on, `f32`.
@@ -71,6 +77,7 @@ pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<Record, TrainE
     let dir = options.dir.join(stage.name());
     fs::create_dir_all(&dir).map_err(write_error(&dir))?;
     let state_path = dir.join("state.safetensors");
+    same_run(&dir.join("settings.json"), state_path.exists(), stage.settings())?;
     let mut step = 0;
     if state_path.exists() {
         let mut state = weights::read(&state_path, DType::F32, &options.device)?;
@@ -80,7 +87,7 @@ pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<Record, TrainE
         step = at.to_vec1::<f32>()?.first().copied().unwrap_or(0.0) as u64;
         stage.restore(&state)?;
     }
-    let mut log = Log::open(&dir.join("metrics.jsonl"), step)?;
+    let mut log = Log::open(&dir, step)?;
     let style = "{prefix:>10} {bar:30} {pos}/{len} {elapsed_precise} (left {eta_precise}) {msg}";
     let bar = ProgressBar::new(stage.steps()).with_prefix(stage.name()).with_position(step);
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -111,26 +118,56 @@ pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<Record, TrainE
     Ok(Record { stage: stage.name(), steps: step, seconds: log.seconds(), curves: log.smooth(50) })
 }
 
-/// `metrics.jsonl`, and the same in memory for the curves.
+/// Notes the settings of a run that begins; those of one that goes on must be the same.
+fn same_run(path: &Path, goes_on: bool, settings: Map<String, Value>) -> Result<(), TrainError> {
+    let settings = Value::Object(settings);
+    let before = fs::read(path).ok().filter(|_| goes_on);
+    let Some(before) = before else {
+        return fs::write(path, format!("{settings:#}\n")).map_err(write_error(path));
+    };
+    let unreadable = |e| TrainError::State(format!("`{}`: {e}", path.display()));
+    let before: Value = serde_json::from_slice(&before).map_err(unreadable)?;
+    let names = |of: &Value| of.as_object().map(|of| of.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let mut names = [names(&before), names(&settings)].concat();
+    names.sort();
+    names.dedup();
+    let differ = names.iter().filter(|&name| before.get(name) != settings.get(name));
+    let differ = differ.map(|name| {
+        let show = |of: &Value| of.get(name).map_or_else(|| "nothing".to_owned(), Value::to_string);
+        format!("{name} was {}, is {}", show(&before), show(&settings))
+    });
+    match differ.collect::<Vec<_>>().join("; ") {
+        none if none.is_empty() => Ok(()),
+        differ => Err(TrainError::State(format!(
+            "the run in `{}` was begun otherwise ({differ}); go on as it was begun, or choose another folder",
+            path.parent().unwrap_or(path).display()
+        ))),
+    }
+}
+
+/// `metrics.jsonl`, the same for TensorBoard, and in memory for the curves.
 struct Log {
     file: fs::File,
+    events: Events,
     path: PathBuf,
     rows: Vec<(u64, Vec<(String, f64)>)>,
 }
 
 impl Log {
     /// Keeps what was logged before `step`.
-    fn open(path: &Path, step: u64) -> Result<Self, TrainError> {
-        let text = fs::read_to_string(path).unwrap_or_default();
+    fn open(dir: &Path, step: u64) -> Result<Self, TrainError> {
+        let path = dir.join("metrics.jsonl");
+        let text = fs::read_to_string(&path).unwrap_or_default();
         let row = |line: &str| {
-            let value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).ok()?;
+            let value: Map<String, Value> = serde_json::from_str(line).ok()?;
             let at = value.get("step")?.as_u64().filter(|&at| at < step)?;
             let metrics = value.iter().filter(|(name, _)| *name != "step");
             Some((at, metrics.filter_map(|(name, v)| Some((name.clone(), v.as_f64()?))).collect()))
         };
         let rows: Vec<(u64, Vec<(String, f64)>)> = text.lines().filter_map(row).collect();
-        let mut log =
-            Self { file: fs::File::create(path).map_err(write_error(path))?, path: path.to_owned(), rows: vec![] };
+        let file = fs::File::create(&path).map_err(write_error(&path))?;
+        let events = Events::create(dir).map_err(write_error(dir))?;
+        let mut log = Self { file, events, path, rows: vec![] };
         for (at, metrics) in rows {
             log.write(at, metrics)?;
         }
@@ -138,9 +175,10 @@ impl Log {
     }
 
     fn write(&mut self, step: u64, metrics: Vec<(String, f64)>) -> Result<(), TrainError> {
-        let mut line: serde_json::Map<_, _> = metrics.iter().map(|(name, v)| (name.clone(), (*v).into())).collect();
+        let mut line: Map<_, _> = metrics.iter().map(|(name, v)| (name.clone(), (*v).into())).collect();
         line.insert("step".into(), step.into());
-        writeln!(self.file, "{}", serde_json::Value::Object(line)).map_err(write_error(&self.path))?;
+        writeln!(self.file, "{}", Value::Object(line)).map_err(write_error(&self.path))?;
+        self.events.add(step, &metrics).map_err(write_error(&self.path))?;
         self.rows.push((step, metrics));
         Ok(())
     }
@@ -170,5 +208,27 @@ impl Log {
             }
         }
         curves
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_run_goes_on_only_as_it_was_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("settings.json");
+        let settings = |value: Value| value.as_object().cloned().unwrap();
+        same_run(&path, false, settings(json!({"rate": 0.1, "model": "a"}))).unwrap();
+        same_run(&path, true, settings(json!({"model": "a", "rate": 0.1}))).unwrap();
+        let error = same_run(&path, true, settings(json!({"rate": 0.2, "seed": 1}))).unwrap_err().to_string();
+        for difference in ["model was \"a\", is nothing", "rate was 0.1, is 0.2", "seed was nothing, is 1"] {
+            assert!(error.contains(difference), "{error}");
+        }
+        same_run(&path, false, settings(json!({"rate": 0.2}))).unwrap();
+        same_run(&path, true, settings(json!({"rate": 0.2}))).unwrap();
     }
 }

@@ -1,13 +1,25 @@
-//! A network of which some tensors learn and the others stay as they are. Knows nothing of what is learned.
+//! A network of which some tensors learn and the others stay as they are: whole, or by low-rank changes (LoRA, arXiv 2106.09685).
+//! Knows nothing of what is learned.
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Var};
+use candle_core::{Device, Tensor, Var};
+use serde::Serialize;
 
 use super::TrainError;
 use crate::model::config::ModelConfig;
 use crate::model::network::Network;
-use crate::model::params::{Params, Tensors, variables};
+use crate::model::params::{Init, Params, Tensors, variables};
+
+/// Low-rank changes of the matrices that would learn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Lora {
+    pub rank: usize,
+    /// Changes are scaled by this over the rank.
+    pub alpha: f64,
+    /// Of the factors that do not begin at zero.
+    pub seed: u64,
+}
 
 /// See the module text.
 pub struct Trainable {
@@ -15,31 +27,70 @@ pub struct Trainable {
     /// What learns, by internal name.
     pub vars: BTreeMap<String, Var>,
     fixed: Tensors,
+    lora: Option<Lora>,
+    config: ModelConfig,
+    device: Device,
 }
 
+/// Name endings of the factors of a low-rank change, `down [rank, inputs]` and `up [outputs, rank]`.
+const DOWN: &str = ".lora_down";
+const UP: &str = ".lora_up";
+
 impl Trainable {
-    /// The tensors learn whose names begin with one of `prefixes`.
+    /// The tensors learn whose names begin with one of `prefixes`; with `lora` only the matrices among them do, by changes.
     ///
     /// # Errors
     /// When the tensors do not fit the config.
-    pub fn new(config: &ModelConfig, tensors: Tensors, prefixes: &[&str], device: &Device) -> Result<Self, TrainError> {
+    pub fn new(
+        config: &ModelConfig,
+        tensors: Tensors,
+        prefixes: &[&str],
+        lora: Option<Lora>,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
         let learns = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
-        let (learning, fixed): (Tensors, Tensors) = tensors.into_iter().partition(|(name, _)| learns(name));
-        let vars = variables(learning)?;
-        let mut all = fixed.clone();
-        all.extend(vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())));
-        let params = Params::given(all, device);
-        let network = Network::new(&params.root(), config)?;
-        params.finish()?;
-        Ok(Self { network, vars, fixed })
+        let (vars, fixed) = match lora {
+            None => {
+                let (learning, fixed): (Tensors, Tensors) = tensors.into_iter().partition(|(name, _)| learns(name));
+                (variables(learning)?, fixed)
+            }
+            Some(lora) => {
+                // Embeddings and heads stay: their rows are looked up one by one.
+                let layered = |name: &str| learns(name) && name.contains(".layers.");
+                let matrices = tensors.iter().filter(|(name, tensor)| layered(name) && tensor.rank() == 2);
+                let fresh = Params::fresh(lora.seed, device);
+                for (name, tensor) in matrices {
+                    let (outputs, inputs) = tensor.dims2()?;
+                    let root = fresh.root();
+                    root.get(&format!("{name}{DOWN}"), &[lora.rank, inputs], Init::fan_in(inputs))?;
+                    root.get(&format!("{name}{UP}"), &[outputs, lora.rank], Init::Const(0.0))?;
+                }
+                (variables(fresh.finish()?)?, tensors)
+            }
+        };
+        let whole = whole(&fixed, &vars, lora)?;
+        let network = network(config, whole, device)?;
+        Ok(Self { network, vars, fixed, lora, config: config.clone(), device: device.clone() })
     }
 
-    /// Every tensor as it is now; those that learn share their memory.
-    #[must_use]
-    pub fn tensors(&self) -> Tensors {
-        let mut all = self.fixed.clone();
-        all.extend(self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().detach())));
-        all
+    /// Brings the network up to date with what the variables have learned; a network that learns whole always is.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn refresh(&mut self) -> Result<(), TrainError> {
+        if self.lora.is_some() {
+            self.network = network(&self.config, whole(&self.fixed, &self.vars, self.lora)?, &self.device)?;
+        }
+        Ok(())
+    }
+
+    /// Every tensor as it is now; those that learn whole share their memory.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn tensors(&self) -> Result<Tensors, TrainError> {
+        let all = whole(&self.fixed, &self.vars, self.lora)?;
+        Ok(all.into_iter().map(|(name, tensor)| (name, tensor.detach())).collect())
     }
 
     /// Every tensor as it is now and will stay.
@@ -47,10 +98,36 @@ impl Trainable {
     /// # Errors
     /// When memory runs out.
     pub fn snapshot(&self) -> Result<Tensors, TrainError> {
-        let mut all = self.fixed.clone();
+        let mut all = self.tensors()?;
         for (name, var) in &self.vars {
-            all.insert(name.clone(), var.as_tensor().copy()?.detach());
+            // Changes are sums already, and in memory of their own.
+            if let Some(tensor) = all.get_mut(name) {
+                *tensor = var.as_tensor().copy()?.detach();
+            }
         }
         Ok(all)
     }
+}
+
+fn network(config: &ModelConfig, tensors: Tensors, device: &Device) -> Result<Network, TrainError> {
+    let params = Params::given(tensors, device);
+    let network = Network::new(&params.root(), config)?;
+    params.finish()?;
+    Ok(network)
+}
+
+/// All tensors of the network, differentiable in `vars`.
+fn whole(fixed: &Tensors, vars: &BTreeMap<String, Var>, lora: Option<Lora>) -> Result<Tensors, TrainError> {
+    let mut all = fixed.clone();
+    let Some(lora) = lora else {
+        all.extend(vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())));
+        return Ok(all);
+    };
+    for (name, down) in vars {
+        let Some(name) = name.strip_suffix(DOWN) else { continue };
+        let (Some(up), Some(base)) = (vars.get(&format!("{name}{UP}")), fixed.get(name)) else { continue };
+        let change: Tensor = (up.as_tensor().matmul(down.as_tensor())? * (lora.alpha / lora.rank as f64))?;
+        all.insert(name.to_owned(), (base + change)?);
+    }
+    Ok(all)
 }

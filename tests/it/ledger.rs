@@ -278,6 +278,37 @@ async fn forgets(place: Place) {
 }
 
 /// A write that the database refuses fails alone, and the next one finds a sound connection.
+/// Ids go on in order when the clock does not, nothing is refused for it, and only what says it is older counts as older.
+async fn goes_back(place: Place) {
+    let ledger = place.open().await;
+    let first = drawn(&ledger, "a star", 1, None).await;
+    let mut call = call(CallId::Images(ImagesId::fresh()), first.call.asked.clone(), None);
+    call.created_ms -= 3_600_000;
+    let picture = first.records[0].sample.output.clone();
+    let second = Kept { call, records: vec![record(0, picture)] };
+    ledger.append(second.clone(), &[]).await.unwrap();
+    let filter = CallFilter {
+        task: Task::Images,
+        model: None,
+        metadata: BTreeMap::new(),
+        order: Order::Newest,
+        after: None,
+        limit: 9,
+    };
+    assert_eq!(ledger.calls(&filter).await.unwrap().0, [second.clone(), first.clone()]);
+
+    let target = Target::Sample(second.records[0].id);
+    let rated = ledger.rate(rating(target, Said::Other(Opinion::Thumb(true)), None), &[]).await.unwrap();
+    let Rated::New(feedback) = rated else { panic!("{rated:?}") };
+    let down = Said::Other(Opinion::Thumb(false));
+    let changed = ledger.revise(feedback.id, String::new(), down, feedback.created_ms - 1, &[]).await.unwrap();
+    assert!(matches!(changed, Rated::New(_)), "{changed:?}");
+    assert!(ledger.withdraw(feedback.id, String::new(), feedback.created_ms - 2).await.unwrap());
+
+    assert_eq!(ledger.purge_before(first.call.created_ms).await.unwrap().calls, 1);
+    assert_eq!(ledger.calls(&filter).await.unwrap().0, [first]);
+}
+
 async fn stumbles(place: Place) {
     let ledger = place.open().await;
     let nowhere = CallId::Chat(ChatId::fresh());
@@ -367,9 +398,30 @@ on_both!(
     requests_are_listed_page_by_page lists,
     feedback_is_given_once_changed_and_withdrawn rates,
     what_is_forgotten_is_gone forgets,
+    a_clock_that_goes_back_changes_no_order goes_back,
     a_bad_write_fails_alone stumbles,
     writers_share_commits shares
 );
+
+#[tokio::test]
+async fn an_earlier_database_is_brought_up_to_date() {
+    let place = Place::sqlite();
+    let kept = drawn(&place.open().await, "a star", 1, None).await;
+    let url = format!("sqlite://{}", place.file().to_str().unwrap().replace('#', "%23").replace('?', "%3f"));
+    let pool = sqlx::AnyPool::connect(&url).await.unwrap();
+    for sql in [
+        "ALTER TABLE samples DROP COLUMN admitted_us",
+        "ALTER TABLE samples DROP COLUMN first_token_us",
+        "ALTER TABLE samples DROP COLUMN finished_us",
+        "DELETE FROM _sqlx_migrations WHERE version > 1",
+    ] {
+        sqlx::query(sql).execute(&pool).await.unwrap();
+    }
+    pool.close().await;
+    let found = place.open().await.call(kept.call.id).await.unwrap().unwrap();
+    assert_eq!(found.records[0].sample.timings, Timings::default());
+    assert_eq!(found.call, kept.call);
+}
 
 #[tokio::test]
 async fn a_later_database_is_refused() {

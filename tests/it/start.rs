@@ -113,6 +113,8 @@ fn a_broken_checkpoint_is_named_and_not_served() {
 fn a_taken_port_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let output = ulm().args(["serve", "--listen", &address, "--model"]).arg(golden::path("mha")).output().unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let served = ["serve", "--listen", &address, "--model"];
+    let output = ulm().args(served).arg(golden::path("mha")).arg("--data").arg(data.path()).output().unwrap();
     assert!(!output.status.success() && said(&output).contains(&address), "{}", said(&output));
 }

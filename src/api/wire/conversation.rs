@@ -9,9 +9,9 @@ use serde::de::IgnoredAny;
 use utoipa::ToSchema;
 
 use super::super::error::ApiError;
-use super::super::picture::decode::{self, MAX_PIXELS};
 use super::{Refused, TextOr, refuse};
 use crate::domain::task::{Answer, Part, Role, Turn};
+use crate::picture::decode::{self, MAX_PIXELS};
 
 /// Most messages of a conversation.
 pub const MAX_MESSAGES: usize = 512;

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::super::error::ApiError;
-use super::super::picture::decode::{self, MAX_PIXELS};
 use super::{AtMost, label, metadata};
 use crate::domain::id::SampleId;
 use crate::domain::record::{Feedback, Opinion};
+use crate::picture::decode::{self, MAX_PIXELS};
 use crate::store::{Said, Target};
 
 /// Most bytes of a comment, and of an answer given as a correction.

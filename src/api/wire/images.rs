@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::super::error::ApiError;
-use super::super::picture::encode::Format;
 use super::{Keep, Refused, real, refuse, seeds, whole};
 use crate::domain::task::{Draw, Sampling};
+use crate::picture::encode::Format;
 
 /// Longest prompt in characters, before it is counted in tokens.
 const MAX_PROMPT: usize = 32_000;

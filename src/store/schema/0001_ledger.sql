@@ -39,11 +39,7 @@ CREATE TABLE samples (
     finish      TEXT NOT NULL,
     said        TEXT,
     picture     TEXT,
-    -- From the submission to the engine, in microseconds; and from the request to all that came after, in milliseconds.
-    admitted_us    BIGINT NOT NULL,
-    first_token_us BIGINT NOT NULL,
-    finished_us    BIGINT NOT NULL,
-    millis         BIGINT NOT NULL,
+    millis      BIGINT NOT NULL,
     UNIQUE (call_id, at)
 );
 

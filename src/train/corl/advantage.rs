@@ -1,11 +1,13 @@
 //! Rewards of groups → advantages of samples (GRPO, arXiv 2402.03300; the coupling of CoRL, arXiv 2505.17534). Numbers only; knows no
 //! tensors, no samples and no rewards by name.
 
+use serde::Serialize;
+
 /// Added to the standard deviation, as TRL and CoRL's code have it.
 const EPSILON: f64 = 1e-4;
 
 /// How a group's rewards are scaled once their mean is taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Scale {
     /// By their standard deviation (n - 1), plus 1e-4: GRPO.
     Deviation,
@@ -15,7 +17,7 @@ pub enum Scale {
 
 /// How the pictures and the answers of one exercise share what they earned. They are drawn independently of each other, so pairing
 /// them by index adds noise to both; it is the method as published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Pairing {
     /// Each task learns from its own rewards; answers weigh λ.
     Separate,

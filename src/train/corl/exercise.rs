@@ -1,9 +1,13 @@
-//! What is practised: a prompt to draw, a question to answer, or both about one picture, from the world without end. Drawn from a seed;
-//! knows nothing of how it is answered.
+//! What is practised: a prompt to draw, a question to answer, or both about one picture, from the world without end or from a file.
+//! A function of seed and place; knows nothing of how it is answered.
 
 use std::sync::Arc;
 
-use rand::RngExt;
+use rand::{RngExt, SeedableRng};
+use serde::Serialize;
+
+use super::super::TrainError;
+use super::rows::Rows;
 
 use crate::reward::answer::QaType;
 use crate::reward::{Asked, Wanted};
@@ -16,8 +20,41 @@ pub struct Exercise {
     pub ask: Option<Asked>,
 }
 
+/// Where exercises come from.
+#[derive(Debug)]
+pub enum Source {
+    World,
+    Rows(Rows),
+}
+
+impl Source {
+    /// What stands for all that it holds.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        match self {
+            Self::World => "world",
+            Self::Rows(rows) => rows.digest(),
+        }
+    }
+
+    /// Exercises number `from .. from + n` of a course; a function of its arguments.
+    ///
+    /// # Errors
+    /// When rows cannot be used.
+    pub fn exercises(&self, practice: Practice, from: u64, n: usize, seed: u64) -> Result<Vec<Exercise>, TrainError> {
+        match self {
+            Self::World => {
+                let mut dice = Dice::seed_from_u64(seed);
+                dice.set_stream(from.wrapping_mul(2).wrapping_add(1));
+                Ok((0..n).map(|_| of_world(practice, &mut dice)).collect())
+            }
+            Self::Rows(rows) => rows.exercises(from, n, seed),
+        }
+    }
+}
+
 /// What a stage practises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Practice {
     /// Drawing and answering about the same picture.
     Unified,

@@ -2,9 +2,10 @@
 //! DAPO's clip, arXiv 2503.14476). Log-probabilities in, a scalar out; knows no network and no reward.
 
 use candle_core::{Result, Tensor};
+use serde::Serialize;
 
 /// How far tokens may move in one batch, and what it costs.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Objective {
     /// Ratios are clipped to 1 - `clip_low` … 1 + `clip_high`; equal for PPO, 0.2 and 0.28 for DAPO.
     pub clip_low: f64,
@@ -14,7 +15,7 @@ pub struct Objective {
 }
 
 /// How tokens of samples become one mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Aggregate {
     /// Mean over the tokens of each sample, then over samples: CoRL, GRPO.
     Sequences,

@@ -5,8 +5,10 @@
 pub mod advantage;
 pub mod exercise;
 pub mod loss;
+pub mod merge;
 mod oracle;
 pub mod rollout;
+pub mod rows;
 pub mod score;
 mod stage;
 
@@ -70,6 +72,7 @@ impl CorlOptions {
             scale: Scale::Deviation,
             objective: Objective { clip_low: 0.2, clip_high: 0.28, beta: 0.0 },
             aggregate: Aggregate::Sequences,
+            lora: None,
             rate: 1e-4,
             positions: 4096,
         }

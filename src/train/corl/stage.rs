@@ -8,15 +8,17 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::super::eval::{Count, EvalOptions, OVERALL, SHOWN, evaluate, pictures};
 use super::super::optim::{AdamW, AdamWOptions};
 use super::super::pretrain::asked;
 use super::super::run::{Metrics, Stage};
-use super::super::trainable::Trainable;
+use super::super::trainable::{Lora, Trainable};
 use super::super::{TrainError, draw};
 use super::advantage::{Pairing, Scale, paired};
-use super::exercise::{Exercise, Practice, of_world};
+use super::exercise::{Exercise, Practice, Source};
 use super::loss::{Aggregate, Objective, Tokens};
 use super::oracle::Eyes;
 use super::rollout::roll;
@@ -37,7 +39,7 @@ const TRAINS: [&str; 2] = ["model.language_model.", "lm_head."];
 const WORDS: &str = "lm_head.";
 
 /// Under which distribution pictures are scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Scored {
     /// The one they are drawn from.
     Guided,
@@ -46,7 +48,7 @@ pub enum Scored {
 }
 
 /// How a stage learns.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct CorlOptions {
     /// Its name.
     pub stage: &'static str,
@@ -69,6 +71,8 @@ pub struct CorlOptions {
     pub scale: Scale,
     pub objective: Objective,
     pub aggregate: Aggregate,
+    /// Learns by low-rank changes of the layers' matrices in place of the whole language model.
+    pub lora: Option<Lora>,
     /// Learning rate, the same from the first step to the last.
     pub rate: f64,
     /// Most positions of one pass forward and back; memory goes with it, and nothing else.
@@ -82,6 +86,7 @@ pub struct CorlStage {
     weights: Trainable,
     optim: AdamW,
     engine: EngineHandle,
+    source: Source,
     draws: Mix<dyn DrawReward>,
     answers: Mix<dyn AnswerReward>,
     device: Device,
@@ -109,6 +114,7 @@ impl CorlStage {
     pub fn new(
         base: Arc<Model>,
         options: CorlOptions,
+        source: Source,
         draws: Mix<dyn DrawReward>,
         answers: Mix<dyn AnswerReward>,
     ) -> Result<Self, TrainError> {
@@ -118,19 +124,21 @@ impl CorlStage {
             Practice::Drawing => &TRAINS[..1],
             _ => &TRAINS[..],
         };
-        let weights = Trainable::new(base.config(), tensors.collect::<Result<_, TrainError>>()?, trains, &device)?;
+        let weights =
+            Trainable::new(base.config(), tensors.collect::<Result<_, TrainError>>()?, trains, options.lora, &device)?;
         let options_of_adam = AdamWOptions { beta2: 0.999, weight_decay: 0.0, ..AdamWOptions::default() };
         let optim = AdamW::new(weights.vars.clone(), options_of_adam)?;
         let engine = EngineOptions {
             rows: 64,
             background_rows: 64,
-            queue: 2 * options.prompts,
+            // All prompts of a step at once, or what evaluation keeps on its way.
+            queue: (2 * options.prompts).max(64),
             capacity: base.config().text.max_positions,
             prefill: 1024,
             turn: options.group,
         };
         let engine = Engine::spawn(Arc::clone(&base), engine).map_err(|e| TrainError::State(e.to_string()))?;
-        Ok(Self { options, base, weights, optim, engine, draws, answers, device })
+        Ok(Self { options, base, weights, optim, engine, source, draws, answers, device })
     }
 
     /// The model as it is now.
@@ -327,11 +335,27 @@ impl Stage for CorlStage {
         self.options.steps
     }
 
+    fn settings(&self) -> Map<String, Value> {
+        let mut settings = match serde_json::to_value(&self.options) {
+            Ok(Value::Object(settings)) => settings,
+            _ => Map::new(),
+        };
+        // A run may be made longer, and memory has no say in what is learned.
+        settings.remove("steps");
+        settings.remove("positions");
+        settings.insert("model".into(), self.base.version().0.as_str().into());
+        settings.insert("data".into(), self.source.digest().into());
+        let rewards = self.draws.labels(|reward| reward.label());
+        settings.insert("rewards".into(), rewards.chain(self.answers.labels(|reward| reward.label())).collect());
+        settings
+    }
+
     fn step(&mut self, step: u64) -> Result<Metrics, TrainError> {
         let mut dice = Dice::seed_from_u64(self.options.seed);
-        dice.set_stream(step + 1);
-        let exercises: Vec<Exercise> =
-            (0..self.options.prompts).map(|_| of_world(self.options.practice, &mut dice)).collect();
+        dice.set_stream(2 * step + 2);
+        self.weights.refresh()?;
+        let o = &self.options;
+        let exercises = self.source.exercises(o.practice, step * o.prompts as u64, o.prompts, o.seed)?;
         let mut groups = self.groups(&exercises, &mut dice)?;
         let scores: Vec<_> = groups.par_iter().map(|group| self.score(&exercises, group)).collect();
         for (group, scores) in groups.iter_mut().zip(scores) {

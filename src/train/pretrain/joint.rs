@@ -39,6 +39,8 @@ pub const TRAINS: [&str; 7] = [
 pub struct JointOptions {
     pub seed: u64,
     pub steps: u64,
+    /// Steps over which the learning rate decays; with more than are taken it ends while there is something left to learn.
+    pub schedule: u64,
     /// Pictures to draw, questions to answer, look-up lessons: of each so many a step.
     pub draws: usize,
     pub answers: usize,
@@ -69,8 +71,9 @@ impl JointStage {
         Ok(Self { learner, optim, options })
     }
 
-    #[must_use]
-    pub fn finish(self) -> Tensors {
+    /// # Errors
+    /// When memory runs out.
+    pub fn finish(self) -> Result<Tensors, TrainError> {
         self.learner.weights.tensors()
     }
 
@@ -165,7 +168,7 @@ impl Stage for JointStage {
         let recall = network.text_logits(&rows(&hidden, lessons.rows)?)?;
         let recall_loss = policy::log_prob_of(&recall, &lessons.ids, 1.0)?.mean_all()?.neg()?;
         let loss = ((&image_loss + &text_loss)? + (&recall_loss * 0.2)?)?;
-        let rate = cosine(step, self.options.steps, 50, self.options.rate, 0.05);
+        let rate = cosine(step, self.options.schedule, 50, self.options.rate, 0.05);
         let text_hits = hits(&text, &text_ids)?;
         let recall = hits(&recall, &lessons.ids)?;
         let norm = self.optim.step(&loss.backward()?, rate)?;

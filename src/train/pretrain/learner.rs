@@ -46,7 +46,7 @@ impl Learner {
             tokenizer.token_to_id(name).ok_or_else(|| TrainError::State(format!("the tokenizer has no `{name}`")))?;
         Ok(Self {
             config: config.clone(),
-            weights: Trainable::new(config, tensors, prefixes, device)?,
+            weights: Trainable::new(config, tensors, prefixes, None, device)?,
             prompter: prompter(config, tokenizer_json)?,
             device: device.clone(),
             begin,
@@ -62,7 +62,7 @@ impl Learner {
     pub fn model(&self) -> Result<Model, TrainError> {
         let prompter = prompter(&self.config, &self.tokenizer_json)?;
         let defaults = Defaults { guidance: 1.0, temperature: 1.0 };
-        Model::from_tensors(self.config.clone(), prompter, defaults, self.weights.tensors(), &self.device)
+        Model::from_tensors(self.config.clone(), prompter, defaults, self.weights.tensors()?, &self.device)
             .map_err(|e| TrainError::State(e.to_string()))
     }
 

@@ -52,7 +52,7 @@ impl PretrainOptions {
     /// The demo model's recipe.
     #[must_use]
     pub fn demo(dir: &Path, device: Device) -> Self {
-        Self { dir: dir.to_owned(), seed: 1, every: Duration::from_secs(60), device, steps: [7000, 1500, 400, 3300] }
+        Self { dir: dir.to_owned(), seed: 1, every: Duration::from_secs(60), device, steps: [7000, 1500, 400, 2613] }
     }
 }
 
@@ -131,17 +131,28 @@ pub fn pretrain(options: &PretrainOptions) -> Result<PathBuf, TrainError> {
     records.push(run(&mut stage, &run_options)?);
 
     let mut stage = SightStage::new(
-        learner(stage.finish(), &sight::TRAINS)?,
+        learner(stage.finish()?, &sight::TRAINS)?,
         SightOptions { seed, steps: sight_steps, batch: 32, rate: 1.5e-3 },
     )?;
     records.push(run(&mut stage, &run_options)?);
 
-    let joint = JointOptions { seed, steps: joint_steps, draws: 40, answers: 24, lessons: 6, rate: 1.2e-3, drop: 0.1 };
-    let mut stage = JointStage::new(learner(stage.finish(), &joint::TRAINS)?, joint)?;
+    // Learning from what is earned is to have something to do.
+    let schedule = joint_steps * 3300 / 2613;
+    let joint = JointOptions {
+        seed,
+        steps: joint_steps,
+        schedule,
+        draws: 40,
+        answers: 24,
+        lessons: 6,
+        rate: 1.2e-3,
+        drop: 0.1,
+    };
+    let mut stage = JointStage::new(learner(stage.finish()?, &joint::TRAINS)?, joint)?;
     records.push(run(&mut stage, &run_options)?);
 
     let dir = run_options.dir.join("model");
-    save(&dir, &config, &stage.finish(), &tokenizer, Defaults { guidance: GUIDANCE, temperature: 1.0 }, DType::F16)
+    save(&dir, &config, &stage.finish()?, &tokenizer, Defaults { guidance: GUIDANCE, temperature: 1.0 }, DType::F16)
         .map_err(|e| TrainError::State(e.to_string()))?;
     write_log(&dir.join("pretrain.jsonl"), seed, merged.codes, &records)?;
     Ok(dir)

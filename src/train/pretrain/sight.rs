@@ -55,8 +55,9 @@ impl SightStage {
         Ok(Self { learner, probe, optim, options })
     }
 
-    #[must_use]
-    pub fn finish(self) -> Tensors {
+    /// # Errors
+    /// When memory runs out.
+    pub fn finish(self) -> Result<Tensors, TrainError> {
         self.learner.weights.tensors()
     }
 }

@@ -69,7 +69,8 @@ fn sight_continues() {
 
 #[test]
 fn joint_continues() {
-    let options = JointOptions { seed: SEED, steps: 4, draws: 2, answers: 2, lessons: 1, rate: 1e-3, drop: 0.5 };
+    let options =
+        JointOptions { seed: SEED, steps: 4, schedule: 4, draws: 2, answers: 2, lessons: 1, rate: 1e-3, drop: 0.5 };
     continues(&|| Box::new(JointStage::new(learner(&joint::TRAINS), options.clone()).unwrap()));
 }
 

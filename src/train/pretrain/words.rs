@@ -71,8 +71,9 @@ impl WordsStage {
         Ok(Self { learner, optim, options })
     }
 
-    #[must_use]
-    pub fn finish(self) -> Tensors {
+    /// # Errors
+    /// When memory runs out.
+    pub fn finish(self) -> Result<Tensors, TrainError> {
         self.learner.weights.tensors()
     }
 }

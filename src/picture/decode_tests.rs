@@ -99,7 +99,7 @@ fn exif_orientation_is_applied() {
 
 #[test]
 fn cmyk_is_seen_in_its_colours() {
-    let picture = picture(include_bytes!("../../../tests/fixtures/pictures/cmyk.jpg"), MAX_PIXELS).unwrap();
+    let picture = picture(include_bytes!("../../tests/fixtures/pictures/cmyk.jpg"), MAX_PIXELS).unwrap();
     let close = |x, wanted: [u8; 3]| picture.pixel(x, 8).unwrap().iter().zip(wanted).all(|(a, b)| a.abs_diff(b) < 6);
     assert!(close(4, [255, 0, 0]) && close(28, [0, 215, 215]), "{:?} {:?}", picture.pixel(4, 8), picture.pixel(28, 8));
 }

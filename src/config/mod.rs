@@ -2,10 +2,16 @@
 //! Bounds are checked here, so that what comes out can be used as it is; help texts teach.
 //! Knows what can be set, and does nothing.
 
+mod train;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use self::train::{
+    Data, Merge, MergeName, PairingName, Preset, Pretrain, RewardName, ScoredName, Train, TrainStage,
+};
 
 /// Serves unified multimodal models, which draw pictures and answer questions about pictures, behind OpenAI's interface.
 ///
@@ -46,6 +52,8 @@ pub enum Command {
     Pretrain(Pretrain),
     /// Teach a model by what it earns: CoRL, both tasks together or one refined
     Train(Train),
+    /// Join two models that were refined from the same one
+    Merge(Merge),
     /// Measure how well a model draws and answers, on held-out work
     Eval(Eval),
     /// Measure how fast a model is served, beside one request at a time
@@ -145,116 +153,6 @@ fn range(text: &str) -> Result<[f64; 2], String> {
     }
 }
 
-/// How to train the demo model.
-#[derive(Clone, Debug, Args)]
-pub struct Pretrain {
-    /// Folder for checkpoints, curves and pictures of the run; the model is written to its folder `model`. A run that was
-    /// stopped goes on from its last checkpoint
-    #[arg(long, default_value = "runs/demo", value_name = "FOLDER")]
-    pub out: PathBuf,
-    /// Seed of weights and lessons; the same seed gives the same model on the same kind of processor
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Minutes between checkpoints
-    #[arg(long, default_value_t = 3, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..))]
-    pub every: u64,
-    /// Device to compute on
-    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
-    pub device: DeviceName,
-}
-
-/// How to teach a model by what it earns.
-#[derive(Clone, Debug, Args)]
-pub struct Train {
-    /// What to practise: `unified` draws and answers about the same picture, `t2i` draws, `mc` answers by letter, `oe` in words
-    #[arg(long, default_value = "unified")]
-    pub stage: TrainStage,
-    /// Where exercises come from: `world` draws them without end
-    #[arg(long, default_value = "world")]
-    pub data: Suite,
-    /// Model to begin with: a folder in the Hugging Face Janus layout [default: the demo model]
-    #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
-    pub model: Option<PathBuf>,
-    /// Folder for checkpoints, curves and pictures of the run; the model is written to `model` in the stage's folder. A run that
-    /// was stopped goes on from its last checkpoint
-    #[arg(long, default_value = "runs/corl", value_name = "FOLDER")]
-    pub out: PathBuf,
-    /// Settings to begin with: those that suit the demo model, or those published for Janus-Pro-1B; the options below override them
-    #[arg(long, default_value = "demo")]
-    pub preset: Preset,
-    /// Steps
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    pub steps: Option<u64>,
-    /// Seed of exercises and sampling
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Exercises a step
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub prompts: Option<u16>,
-    /// Samples of each task of an exercise, which are compared with each other
-    #[arg(long, value_parser = clap::value_parser!(u16).range(2..=256))]
-    pub group: Option<u16>,
-    /// Learning rate
-    #[arg(long, value_parser = number::<0, 1>)]
-    pub rate: Option<f32>,
-    /// What leaving the first model costs (weight of the KL estimate)
-    #[arg(long, value_parser = number::<0, 10>)]
-    pub beta: Option<f32>,
-    /// What answers weigh beside pictures
-    #[arg(long, value_parser = number::<0, 100>)]
-    pub lambda: Option<f32>,
-    /// How pictures and answers of an exercise share what they earned
-    #[arg(long)]
-    pub pairing: Option<PairingName>,
-    /// Under which distribution pictures are scored: the guided one they are drawn from, or that of the prompt alone
-    #[arg(long)]
-    pub scored: Option<ScoredName>,
-    /// Guidance weight of pictures [default: what the checkpoint says, which is how it is served]
-    #[arg(long, value_name = "WEIGHT", value_parser = number::<0, 100>)]
-    pub guidance: Option<f32>,
-    /// Minutes between checkpoints
-    #[arg(long, default_value_t = 3, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..))]
-    pub every: u64,
-    /// Prompts of each drawing category, and half as many questions of each kind and form, that the model is judged by before and
-    /// after
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(2..=10_000))]
-    pub judge: u16,
-    /// Print the final record as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// A stage of CoRL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TrainStage {
-    Unified,
-    T2i,
-    Mc,
-    Oe,
-}
-
-/// Settings by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Preset {
-    Demo,
-    Published,
-}
-
-/// How the tasks of an exercise are coupled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PairingName {
-    Separate,
-    SharedReward,
-    SharedAdvantage,
-}
-
-/// A distribution over image tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ScoredName {
-    Guided,
-    Conditional,
-}
-
 /// What to measure the quality of.
 #[derive(Clone, Debug, Args)]
 pub struct Eval {
@@ -309,6 +207,9 @@ pub struct Bench {
     /// `--database-url`, where the rows are deleted afterwards
     #[arg(long)]
     pub ledger: bool,
+    /// Measure how fast the model learns instead
+    #[arg(long, conflicts_with = "ledger")]
+    pub train: bool,
     /// Postgres to measure with `--ledger` [default: SQLite]
     #[arg(long, env = "ULM_DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = postgres)]
     pub database_url: Option<String>,

@@ -1,6 +1,0 @@
-//! Pictures on their way in and out: files of bytes on one side, plain RGB on the other.
-//! What comes in is hostile until it is decoded; what goes out says what made it.
-//! Knows no HTTP and no model.
-
-pub mod decode;
-pub mod encode;
