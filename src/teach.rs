@@ -13,7 +13,7 @@ use crate::engine::{Engine, EngineOptions, Halt};
 use crate::model::Model;
 use crate::reward::{
     Accuracy, AnswerReward, Captioned, DrawReward, Format, Likeness, Majority, Matching, Mix, Noise, Questioned,
-    Verifier,
+    Variety, Verifier,
 };
 use crate::serve;
 use crate::train::corl::advantage::Pairing;
@@ -72,6 +72,7 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     set(&mut settings.lambda, options.lambda);
     settings.steps = options.steps.unwrap_or(settings.steps);
     settings.prompts = options.prompts.map_or(settings.prompts, usize::from);
+    settings.questions = options.questions.map_or(settings.questions, usize::from);
     settings.group = options.group.map_or(settings.group, usize::from);
     settings.lora =
         options.lora.map(|rank| Lora { rank: rank.into(), alpha: 2.0 * f64::from(rank), seed: options.seed });
@@ -90,13 +91,16 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     settings
 }
 
+/// What variety weighs beside the verifier: enough to keep every background, too little to be worth a wrong picture.
+const VARIETY: f64 = 0.15;
+
 /// What is rewarded where nothing is said: the verifier where there is one, else CoRL's cycle and matching.
 fn usual(data: &Data) -> Vec<(RewardName, f64)> {
-    let draws: &[RewardName] = match data {
-        Data::World => &[RewardName::World],
-        Data::File(_) => &[RewardName::Caption, RewardName::Likeness, RewardName::Matching],
+    let draws: &[(RewardName, f64)] = match data {
+        Data::World => &[(RewardName::World, 1.0), (RewardName::Variety, VARIETY)],
+        Data::File(_) => &[(RewardName::Caption, 1.0), (RewardName::Likeness, 1.0), (RewardName::Matching, 1.0)],
     };
-    draws.iter().chain(&[RewardName::Accuracy, RewardName::Format]).map(|&name| (name, 1.0)).collect()
+    draws.iter().chain(&[(RewardName::Accuracy, 1.0), (RewardName::Format, 1.0)]).copied().collect()
 }
 
 fn rewards(named: &[(RewardName, f64)]) -> (Mix<dyn DrawReward>, Mix<dyn AnswerReward>) {
@@ -109,6 +113,7 @@ fn rewards(named: &[(RewardName, f64)]) -> (Mix<dyn DrawReward>, Mix<dyn AnswerR
             RewardName::Caption => draws.push((Box::new(Captioned), weight)),
             RewardName::Likeness => draws.push((Box::new(Likeness), weight)),
             RewardName::Matching => draws.push((Box::new(Matching), weight)),
+            RewardName::Variety => draws.push((Box::new(Variety), weight)),
             RewardName::Accuracy => answers.push((Box::new(Accuracy), weight)),
             RewardName::Format => answers.push((Box::new(Format), weight)),
             RewardName::Majority => answers.push((Box::new(Majority), weight)),

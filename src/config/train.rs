@@ -36,7 +36,7 @@ pub struct Train {
     pub data: Data,
     /// What is rewarded, with its weight, in place of the defaults; may be given several times. Pictures: `world` (the verifier),
     /// `question` (the row's question answered on the drawn picture), `caption` (the model's own caption against the prompt),
-    /// `likeness` (to the real picture), `matching` (of prompt and picture in the model's states). Answers: `accuracy`, `format`,
+    /// `likeness` (to the real picture), `matching` (of prompt and picture in the model's states), `variety` (of colours in a group). Answers: `accuracy`, `format`,
     /// `majority` (of the group, for rows without a solution). Both: `noise` (means nothing: a control)
     #[arg(long = "reward", value_name = "NAME[=WEIGHT]", value_parser = reward)]
     pub rewards: Vec<(RewardName, f64)>,
@@ -59,6 +59,9 @@ pub struct Train {
     /// Exercises a step
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub prompts: Option<u16>,
+    /// Questions beside these exercises, in the unified stage
+    #[arg(long, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub questions: Option<u16>,
     /// Samples of each task of an exercise, which are compared with each other
     #[arg(long, value_parser = clap::value_parser!(u16).range(2..=256))]
     pub group: Option<u16>,
@@ -144,6 +147,7 @@ pub enum RewardName {
     Caption,
     Likeness,
     Matching,
+    Variety,
     Accuracy,
     Format,
     Majority,

@@ -193,6 +193,27 @@ impl DrawReward for Matching {
     }
 }
 
+/// How rare a picture's dominant colour is in its group: 1 less the share of the others that have it too. It keeps a prompt that leaves
+/// the background open from always getting the same one, which no reward of a single picture would notice.
+#[derive(Clone, Copy, Debug)]
+pub struct Variety;
+
+impl DrawReward for Variety {
+    fn label(&self) -> Label {
+        Label { name: "variety", version: 1, range: (0.0, 1.0) }
+    }
+
+    fn score(&self, _: &Wanted, group: &[&Picture], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        if group.len() < 2 {
+            return Ok(None);
+        }
+        let colours: Vec<u16> = group.iter().map(|picture| pixels::dominant(picture)).collect();
+        let same = |colour: &u16| colours.iter().filter(|&other| other == colour).count() - 1;
+        let share = |colour: &u16| same(colour) as f64 / (colours.len() - 1) as f64;
+        Ok(Some(colours.iter().map(|colour| 1.0 - share(colour)).collect()))
+    }
+}
+
 /// Whether the answer is the solution, by letter or in words: `answer::accuracy`.
 #[derive(Clone, Copy, Debug)]
 pub struct Accuracy;

@@ -43,6 +43,18 @@ pub fn windowed_rmse(a: &Picture, b: &Picture) -> Option<f64> {
     Some((sum / (inner.len() * inner.len() * 3) as f64).clamp(0.0, 1.0))
 }
 
+/// The colour that most of a picture has, in steps of 64 of each channel.
+#[must_use]
+pub fn dominant(picture: &Picture) -> u16 {
+    let mut counts = std::collections::BTreeMap::new();
+    for pixel in picture.rgb().chunks_exact(3) {
+        // Steps are centred on 0, 64, 128 …, so that a flat black, grey or white keeps clear of their edges.
+        let colour = pixel.iter().fold(0, |colour: u16, &v| colour << 3 | (u16::from(v) + 32) >> 6);
+        *counts.entry(colour).or_insert(0) += 1;
+    }
+    counts.into_iter().max_by_key(|&(colour, count)| (count, colour)).map_or(0, |(colour, _)| colour)
+}
+
 fn stretched(picture: &Picture) -> Option<Rgb32FImage> {
     let (width, height) = (u32::try_from(picture.width()).ok()?, u32::try_from(picture.height()).ok()?);
     let numbers = picture.rgb().iter().map(|&v| f32::from(v) / 255.0).collect();
@@ -61,6 +73,15 @@ mod tests {
         let apart = windowed_rmse(&flat(0), &flat(51)).unwrap();
         assert!((apart - 0.2).abs() < 1e-6, "{apart}");
         assert!((windowed_rmse(&flat(0), &flat(255)).unwrap() - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn most_of_a_picture_has_its_colour() {
+        let colour = |value: u8| dominant(&Picture::filled(4, 4, [value; 3]));
+        assert_eq!([colour(0), colour(31), colour(120), colour(140), colour(255)], [0, 0, 0o222, 0o222, 0o444]);
+        let mut dotted = Picture::filled(4, 4, [255; 3]);
+        dotted.rgb_mut()[..12].fill(0);
+        assert_eq!(dominant(&dotted), 0o444);
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
+use sqlx::{AssertSqlSafe, Row as _};
 
+use super::batch::{Batch, Value};
 use super::{Fresh, Ledger, LedgerError, rows};
 use crate::domain::id::{BlobId, CallId, SampleId};
 use crate::domain::record::{By, Call, Record};
@@ -104,13 +105,14 @@ impl Ledger {
                 let work = Arc::clone(&work);
                 Box::pin(async move {
                     let (call, records, sizes) = &*work;
+                    let mut batch = Batch::default();
                     if let Some(call) = call {
-                        insert_call(connection, call, sizes).await?;
+                        insert_call(&mut batch, call, sizes)?;
                     }
                     for (call, record) in records {
-                        insert_record(connection, *call, record, sizes).await?;
+                        insert_record(&mut batch, *call, record, sizes)?;
                     }
-                    Ok(())
+                    batch.run(connection).await
                 })
             })
             .await
@@ -182,9 +184,10 @@ impl Ledger {
                     if known.fetch_optional(&mut *connection).await?.is_none() {
                         return Ok(false);
                     }
-                    let clear = sqlx::query("DELETE FROM call_metadata WHERE call_id = $1").bind(id.to_string());
-                    clear.execute(&mut *connection).await?;
-                    insert_metadata(connection, &id.to_string(), &metadata).await?;
+                    let (mut batch, id) = (Batch::default(), id.to_string());
+                    batch.add("DELETE FROM call_metadata WHERE call_id = $1", vec![Value::Text(id.clone())]);
+                    insert_metadata(&mut batch, &id, &metadata);
+                    batch.run(connection).await?;
                     Ok(true)
                 })
             })
@@ -271,83 +274,78 @@ fn record(row: &AnyRow) -> Result<Record, LedgerError> {
     })
 }
 
-async fn insert_call(
-    connection: &mut AnyConnection,
-    call: &Call,
-    sizes: &BTreeMap<BlobId, i64>,
-) -> Result<(), LedgerError> {
+fn insert_call(batch: &mut Batch, call: &Call, sizes: &BTreeMap<BlobId, i64>) -> Result<(), LedgerError> {
     let id = call.id.to_string();
-    let sql = "INSERT INTO calls (id, created_ms, task, asked, model, version, config, prompt_tokens, person, key_id) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING";
-    sqlx::query(sql)
-        .bind(id.clone())
-        .bind(call.created_ms)
-        .bind(Task::of(call.id).word())
-        .bind(rows::asked_text(&call.asked)?)
-        .bind(call.model.clone())
-        .bind(call.version.0.clone())
-        .bind(call.config.clone())
-        .bind(i64::from(call.prompt_tokens))
-        .bind(call.by.person.clone())
-        .bind(call.by.key.clone())
-        .execute(&mut *connection)
-        .await?;
-    insert_metadata(connection, &id, &call.metadata).await?;
+    batch.add(
+        "INSERT INTO calls (id, created_ms, task, asked, model, version, config, prompt_tokens, person, key_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING",
+        vec![
+            Value::Text(id.clone()),
+            Value::Number(call.created_ms),
+            Value::Text(Task::of(call.id).word().to_owned()),
+            Value::Text(rows::asked_text(&call.asked)?),
+            Value::Text(call.model.clone()),
+            Value::Text(call.version.0.clone()),
+            Value::Text(call.config.clone()),
+            Value::Number(i64::from(call.prompt_tokens)),
+            Value::MayText(call.by.person.clone()),
+            Value::Text(call.by.key.clone()),
+        ],
+    );
+    insert_metadata(batch, &id, &call.metadata);
     for blob in rows::pictures(&call.asked) {
-        hold(connection, blob, &id, sizes).await?;
+        hold(batch, blob, &id, sizes);
     }
     Ok(())
 }
 
-async fn insert_metadata(
-    connection: &mut AnyConnection,
-    id: &str,
-    metadata: &BTreeMap<String, String>,
-) -> Result<(), LedgerError> {
+fn insert_metadata(batch: &mut Batch, id: &str, metadata: &BTreeMap<String, String>) {
     for (name, value) in metadata {
-        let sql = "INSERT INTO call_metadata (call_id, name, value) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-        sqlx::query(sql).bind(id.to_owned()).bind(name.clone()).bind(value.clone()).execute(&mut *connection).await?;
+        batch.add(
+            "INSERT INTO call_metadata (call_id, name, value) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            vec![Value::Text(id.to_owned()), Value::Text(name.clone()), Value::Text(value.clone())],
+        );
     }
-    Ok(())
 }
 
-async fn insert_record(
-    connection: &mut AnyConnection,
+fn insert_record(
+    batch: &mut Batch,
     call: CallId,
     record: &Record,
     sizes: &BTreeMap<BlobId, i64>,
 ) -> Result<(), LedgerError> {
     let sample = &record.sample;
-    let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    let micros = |time: Duration| Value::Number(i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
     let (said, picture) = match &sample.output {
         Output::Text(text) => (Some(rows::json(text)?), None),
         Output::Picture(blob) => (None, Some(blob)),
     };
-    let sql = "INSERT INTO samples (id, call_id, at, sampling, version, tokens, log_probs, conditional, finish, said, picture, \
-               admitted_us, first_token_us, finished_us, millis) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING";
-    sqlx::query(sql)
-        .bind(record.id.to_string())
-        .bind(call.to_string())
-        .bind(i64::from(record.at))
-        .bind(rows::sampling_text(&record.sampling)?)
-        .bind(sample.version.0.clone())
-        .bind(rows::pack(&sample.tokens, u32::to_le_bytes))
-        .bind(rows::pack(&sample.log_probs, f32::to_le_bytes))
-        .bind(rows::pack(&sample.conditional_log_probs, f32::to_le_bytes))
-        .bind(rows::finish_text(sample.finish))
-        .bind(said)
-        .bind(picture.map(BlobId::to_string))
-        .bind(micros(sample.timings.admitted))
-        .bind(micros(sample.timings.first_token))
-        .bind(micros(sample.timings.finished))
-        .bind(record.millis)
-        .execute(&mut *connection)
-        .await?;
-    match picture {
-        Some(blob) => hold(connection, blob, &call.to_string(), sizes).await,
-        None => Ok(()),
+    batch.add(
+        "INSERT INTO samples (id, call_id, at, sampling, version, tokens, log_probs, conditional, finish, said, picture, \
+         admitted_us, first_token_us, finished_us, millis) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING",
+        vec![
+            Value::Text(record.id.to_string()),
+            Value::Text(call.to_string()),
+            Value::Number(i64::from(record.at)),
+            Value::Text(rows::sampling_text(&record.sampling)?),
+            Value::Text(sample.version.0.clone()),
+            Value::Bytes(rows::pack(&sample.tokens, u32::to_le_bytes)),
+            Value::Bytes(rows::pack(&sample.log_probs, f32::to_le_bytes)),
+            Value::Bytes(rows::pack(&sample.conditional_log_probs, f32::to_le_bytes)),
+            Value::Text(rows::finish_text(sample.finish).to_owned()),
+            Value::MayText(said),
+            Value::MayText(picture.map(BlobId::to_string)),
+            micros(sample.timings.admitted),
+            micros(sample.timings.first_token),
+            micros(sample.timings.finished),
+            Value::Number(record.millis),
+        ],
+    );
+    if let Some(blob) = picture {
+        hold(batch, blob, &call.to_string(), sizes);
     }
+    Ok(())
 }
 
 /// What files weigh, in bytes.
@@ -356,14 +354,13 @@ pub(super) fn sizes(files: &[Fresh]) -> BTreeMap<BlobId, i64> {
 }
 
 /// Notes that `holder` needs a file.
-pub(super) async fn hold(
-    connection: &mut AnyConnection,
-    blob: &BlobId,
-    holder: &str,
-    sizes: &BTreeMap<BlobId, i64>,
-) -> Result<(), LedgerError> {
-    let sql = "INSERT INTO holds (blob, holder, bytes) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-    let bytes = sizes.get(blob).copied().unwrap_or(0);
-    sqlx::query(sql).bind(blob.to_string()).bind(holder.to_owned()).bind(bytes).execute(connection).await?;
-    Ok(())
+pub(super) fn hold(batch: &mut Batch, blob: &BlobId, holder: &str, sizes: &BTreeMap<BlobId, i64>) {
+    batch.add(
+        "INSERT INTO holds (blob, holder, bytes) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        vec![
+            Value::Text(blob.to_string()),
+            Value::Text(holder.to_owned()),
+            Value::Number(sizes.get(blob).copied().unwrap_or(0)),
+        ],
+    );
 }

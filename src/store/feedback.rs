@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
+use super::batch::{Batch, Value};
 use super::{Fresh, Ledger, LedgerError, calls, rows};
 use crate::domain::id::{BlobId, CallId, FeedbackId, SampleId};
 use crate::domain::record::{Feedback, Opinion};
@@ -283,14 +284,17 @@ async fn about_samples(
     sizes: &BTreeMap<BlobId, i64>,
 ) -> Result<(), LedgerError> {
     let over = if let Opinion::Preferred { over } = &feedback.opinion { over.as_slice() } else { &[] };
+    let (mut batch, id) = (Batch::default(), feedback.id.to_string());
     for sample in over.iter().chain([&feedback.sample]) {
-        let sql = "INSERT INTO feedback_samples (feedback_id, sample_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-        sqlx::query(sql).bind(feedback.id.to_string()).bind(sample.to_string()).execute(&mut *connection).await?;
+        batch.add(
+            "INSERT INTO feedback_samples (feedback_id, sample_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            vec![Value::Text(id.clone()), Value::Text(sample.to_string())],
+        );
     }
-    match &feedback.opinion {
-        Opinion::CorrectPicture(blob) => calls::hold(connection, blob, &feedback.id.to_string(), sizes).await,
-        _ => Ok(()),
+    if let Opinion::CorrectPicture(blob) = &feedback.opinion {
+        calls::hold(&mut batch, blob, &id, sizes);
     }
+    batch.run(connection).await
 }
 
 async fn change(

@@ -4,6 +4,7 @@
 //! Writes go through one task that commits them in groups (`writer`); reads have connections of their own. It knows nothing
 //! of HTTP and of the engine.
 
+mod batch;
 mod blobs;
 mod calls;
 mod feedback;

@@ -57,6 +57,8 @@ pub struct CorlOptions {
     pub steps: u64,
     /// Exercises a step.
     pub prompts: usize,
+    /// Questions a step beside them, about pictures of their own; what most answers get right tells little, so it takes more of them.
+    pub questions: usize,
     /// Samples of each task of an exercise.
     pub group: usize,
     /// How pictures are drawn.
@@ -132,7 +134,7 @@ impl CorlStage {
             rows: 64,
             background_rows: 64,
             // All prompts of a step at once, or what evaluation keeps on its way.
-            queue: (2 * options.prompts).max(64),
+            queue: (2 * options.prompts + options.questions).max(64),
             capacity: base.config().text.max_positions,
             prefill: 1024,
             turn: options.group,
@@ -256,15 +258,13 @@ impl CorlStage {
                 samples.push(Learning { drawn, sampled, advantage });
             }
         }
-        // The mean is over all samples of a task, those that tell nothing included.
+        // Groups without spread tell nothing and are no part of the mean.
+        samples.retain(|sample| sample.advantage != 0.0);
         let count = |picture: bool| {
             let of = samples.iter().filter(|sample| sample.is_picture() == picture);
             of.fold((0, 0), |(n, tokens), sample| (n + 1, tokens + sample.drawn.tokens.len()))
         };
         let (pictures, answers) = (count(true), count(false));
-        if o.objective.beta == 0.0 {
-            samples.retain(|sample| sample.advantage != 0.0);
-        }
         // Of one kind, so that each part reaches what its kind reaches.
         let (drawn, said): (Vec<_>, Vec<_>) = samples.into_iter().partition(Learning::is_picture);
         for (of_kind, (n, tokens)) in [(drawn, pictures), (said, answers)] {
@@ -355,7 +355,9 @@ impl Stage for CorlStage {
         dice.set_stream(2 * step + 2);
         self.weights.refresh()?;
         let o = &self.options;
-        let exercises = self.source.exercises(o.practice, step * o.prompts as u64, o.prompts, o.seed)?;
+        let mut exercises = self.source.exercises(o.practice, step * o.prompts as u64, o.prompts, o.seed)?;
+        let beside = self.source.exercises(o.practice, step * o.questions as u64, o.questions, !o.seed)?;
+        exercises.extend(beside.into_iter().map(|exercise| Exercise { draw: None, ..exercise }));
         let mut groups = self.groups(&exercises, &mut dice)?;
         let scores: Vec<_> = groups.par_iter().map(|group| self.score(&exercises, group)).collect();
         for (group, scores) in groups.iter_mut().zip(scores) {
