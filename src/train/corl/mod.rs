@@ -61,8 +61,8 @@ impl CorlOptions {
             practice: stage.practice(),
             seed: 1,
             steps: 300,
-            prompts: 10,
-            questions: if stage == Refine::Unified { 14 } else { 0 },
+            prompts: 12,
+            questions: 0,
             group: 8,
             guidance: served.guidance,
             temperature: served.temperature,
@@ -86,7 +86,6 @@ impl CorlOptions {
         let served = Defaults { guidance: 5.0, temperature: 1.0 };
         Self {
             prompts: if stage == Refine::Unified || stage == Refine::Drawing { 16 } else { 32 },
-            questions: 0,
             group: if refined { 16 } else { 8 },
             answer_tokens: 512,
             objective: Objective { clip_low: 0.2, clip_high: 0.2, beta: if refined { 0.02 } else { 0.0 } },

@@ -258,13 +258,14 @@ impl CorlStage {
                 samples.push(Learning { drawn, sampled, advantage });
             }
         }
-        // Groups without spread tell nothing and are no part of the mean.
-        samples.retain(|sample| sample.advantage != 0.0);
+        // The mean is over all samples of a task, those that tell nothing included: over the few others alone it would be mostly noise
+        // where most groups agree.
         let count = |picture: bool| {
             let of = samples.iter().filter(|sample| sample.is_picture() == picture);
             of.fold((0, 0), |(n, tokens), sample| (n + 1, tokens + sample.drawn.tokens.len()))
         };
         let (pictures, answers) = (count(true), count(false));
+        samples.retain(|sample| sample.advantage != 0.0);
         // Of one kind, so that each part reaches what its kind reaches.
         let (drawn, said): (Vec<_>, Vec<_>) = samples.into_iter().partition(Learning::is_picture);
         for (of_kind, (n, tokens)) in [(drawn, pictures), (said, answers)] {
