@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use crate::bench::median;
 use crate::domain::task::Draw;
 use crate::model::Model;
 use crate::train::corl::score::{Drawn, Prompt, log_probs};
@@ -49,8 +50,7 @@ pub fn run(model: &Model, rounds: usize) -> anyhow::Result<Report> {
     let mut dice = ChaCha8Rng::seed_from_u64(1);
     let grids: Vec<Vec<u32>> =
         (0..PICTURES).map(|_| (0..tokens).map(|_| dice.random_range(0..codes)).collect()).collect();
-    let tensors = model.tensors().iter().map(|(name, tensor)| Ok((name.clone(), tensor.copy()?)));
-    let tensors = tensors.collect::<candle_core::Result<_>>()?;
+    let tensors = model.tensors().clone();
     let weights = Trainable::new(model.config(), tensors, &["model.language_model."], None, model.network().device())?;
     let mut optim = AdamW::new(weights.vars.clone(), AdamWOptions::default())?;
     let drawn: Vec<Drawn<'_>> = grids
@@ -67,8 +67,7 @@ pub fn run(model: &Model, rounds: usize) -> anyhow::Result<Report> {
             seconds.push(begun.elapsed().as_secs_f64());
         }
     }
-    seconds.sort_by(f64::total_cmp);
-    let step_seconds = seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN);
+    let step_seconds = median(seconds.into_iter());
     let positions_per_second = (PICTURES * positions) as f64 / step_seconds;
     Ok(Report { pictures: PICTURES, positions, step_seconds, positions_per_second })
 }

@@ -28,8 +28,7 @@ fn device(name: DeviceName) -> anyhow::Result<Device> {
 
 fn engine(model: Option<&Path>) -> anyhow::Result<EngineHandle> {
     let model = Arc::new(serve::model(model)?.1);
-    let capacity = model.config().text.max_positions.min(2048);
-    Ok(Engine::spawn(model, EngineOptions { capacity, ..EngineOptions::default() })?)
+    Ok(Engine::spawn(model, EngineOptions::default())?)
 }
 
 fn print(json: bool, report: &impl serde::Serialize, table: &str) -> anyhow::Result<()> {

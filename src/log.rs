@@ -283,8 +283,7 @@ async fn replay(ledger: &Ledger, id: &str, model: Option<&Path>) -> anyhow::Resu
         Some(folder) => serve::model(Some(folder))?.1,
         None => crate::demo::load(&Device::Cpu).context("the demo model cannot be loaded")?,
     });
-    let capacity = model.config().text.max_positions.min(2048);
-    let engine = Engine::spawn(model.clone(), EngineOptions { capacity, ..EngineOptions::default() })?;
+    let engine = Engine::spawn(model.clone(), EngineOptions::default())?;
     let bar = ProgressBar::new(work.len() as u64);
     let mut report = Vec::new();
     for (kept, only) in work {

@@ -11,15 +11,17 @@ use serde::Serialize;
 use crate::config::{Data, Merge, MergeName, PairingName, Preset, RewardName, ScoredName, Train, TrainStage};
 use crate::engine::{Engine, EngineOptions, Halt};
 use crate::model::Model;
+use crate::model::save::decimal;
+use crate::reward::answer::QaType;
 use crate::reward::{
     Accuracy, AnswerReward, Captioned, DrawReward, Format, Likeness, Majority, Matching, Mix, Noise, Questioned,
     Variety, Verifier,
 };
 use crate::serve;
 use crate::train::corl::advantage::Pairing;
-use crate::train::corl::exercise::Source;
+use crate::train::corl::exercise::{Practice, Source};
 use crate::train::corl::rows::Rows;
-use crate::train::corl::{CorlOptions, CorlStage, Refine, Scored, merge as join};
+use crate::train::corl::{CorlOptions, CorlStage, Scored, merge as join};
 use crate::train::eval::{EvalOptions, OVERALL, Report, evaluate};
 use crate::train::run::{Record, RunOptions, Stage as _, run};
 use crate::train::trainable::Lora;
@@ -50,21 +52,20 @@ struct Elsewhere {
 }
 
 fn settings(options: &Train, model: &Model) -> CorlOptions {
-    let stage = match options.stage {
-        TrainStage::Unified => Refine::Unified,
-        TrainStage::T2i => Refine::Drawing,
-        TrainStage::Mc => Refine::Choice,
-        TrainStage::Oe => Refine::Open,
+    let practice = match options.stage {
+        TrainStage::Unified => Practice::Unified,
+        TrainStage::T2i => Practice::Drawing,
+        TrainStage::Mc => Practice::Answering(QaType::Choice),
+        TrainStage::Oe => Practice::Answering(QaType::Open),
     };
     let mut settings = match options.preset {
-        Preset::Demo => CorlOptions::demo(stage, model.defaults()),
-        Preset::Published => CorlOptions::published(stage),
+        Preset::Demo => CorlOptions::demo(practice, model.defaults()),
+        Preset::Published => CorlOptions::published(practice),
     };
     settings.seed = options.seed;
     let set = |place: &mut f64, value: Option<f32>| {
-        // The number as it was written, not the nearest `f32`.
         if let Some(value) = value {
-            *place = value.to_string().parse().unwrap_or(f64::from(value));
+            *place = decimal(value);
         }
     };
     set(&mut settings.rate, options.rate);
@@ -128,9 +129,8 @@ fn rewards(named: &[(RewardName, f64)]) -> (Mix<dyn DrawReward>, Mix<dyn AnswerR
 
 /// Both tasks at the guidance that is served, and drawing at others.
 fn judge(model: Arc<Model>, options: &Train, guidance: f32) -> anyhow::Result<(Report, Vec<(f32, f64)>)> {
-    let capacity = model.config().text.max_positions.min(2048);
     let temperature = model.defaults().temperature;
-    let engine = Engine::spawn(model, EngineOptions { capacity, ..EngineOptions::default() })?;
+    let engine = Engine::spawn(model, EngineOptions::default())?;
     let suite = EvalOptions {
         seed: 1,
         draws: options.judge.into(),
@@ -164,7 +164,7 @@ pub fn train(options: &Train) -> anyhow::Result<()> {
     let named = if options.rewards.is_empty() { usual(&options.data) } else { options.rewards.clone() };
     let (draws, answers) = rewards(&named);
     let (before, at_first) = judge(Arc::clone(&base), options, settings.guidance)?;
-    let (guidance, folder) = (settings.guidance, options.out.join(settings.stage).join("model"));
+    let (guidance, folder) = (settings.guidance, options.out.join(settings.practice.name()).join("model"));
     let mut stage = CorlStage::new(Arc::clone(&base), settings, source, draws, answers)?;
     let described = stage.settings();
     let how =

@@ -124,10 +124,9 @@ impl Engine {
         // The tickets bound what is in the channel, so it never fills; one place more is for waking the thread.
         let (commands, receiver) = sync_channel(2 * options.queue.max(1) + 1);
         let room = Room { capacity, image_tokens: model.config().image_tokens() };
-        let runner_model = Arc::clone(&model);
         let shared =
             Arc::new(Shared { live: RwLock::new(model), halt: AtomicU8::new(0), running: AtomicUsize::new(0) });
-        let runner = Runner::new(&runner_model, slots, limits, receiver, Arc::clone(&shared));
+        let runner = Runner::new(slots, limits, receiver, Arc::clone(&shared));
         let thread = Builder::new()
             .name("engine".to_owned())
             .spawn(move || {
@@ -196,7 +195,7 @@ impl EngineHandle {
     /// The weights that answer what is submitted now.
     #[must_use]
     pub fn model(&self) -> Arc<Model> {
-        Arc::clone(&self.shared.live.read().unwrap_or_else(PoisonError::into_inner))
+        self.shared.model()
     }
 
     /// Makes other weights of the same model answer whatever is submitted from now on; what was submitted before ends on the
@@ -267,6 +266,10 @@ struct Shared {
 }
 
 impl Shared {
+    fn model(&self) -> Arc<Model> {
+        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn halt(&self) -> Option<Halt> {
         [Halt::Drain, Halt::Now].into_iter().find(|&how| how as u8 == self.halt.load(Ordering::Acquire))
     }

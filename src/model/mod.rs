@@ -228,11 +228,8 @@ impl Model {
         tensors: Tensors,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let version = weights::hash(&weights::split(&tensors, config.text.query_rows())?)?;
-        let params = Params::given(tensors, device);
-        let network = Network::new(&params.root(), &config)?;
-        let (tensors, prompter) = (params.finish()?, Arc::new(prompter));
-        let files = Arc::new(ModelFiles::default());
+        let (network, version, tensors) = Self::assemble(tensors, &config, device)?;
+        let (prompter, files) = (Arc::new(prompter), Arc::new(ModelFiles::default()));
         Ok(Self { network, config, prompter, defaults, version, digest: String::new(), tensors, files })
     }
 
@@ -241,19 +238,29 @@ impl Model {
     /// # Errors
     /// When they do not fit the config.
     pub fn with_tensors(&self, tensors: Tensors) -> Result<Self, ModelError> {
-        let version = weights::hash(&weights::split(&tensors, self.config.text.query_rows())?)?;
-        let params = Params::given(tensors, self.network.device());
-        let network = Network::new(&params.root(), &self.config)?;
+        let (network, version, tensors) = Self::assemble(tensors, &self.config, self.network.device())?;
         Ok(Self {
             network,
             version,
-            tensors: params.finish()?,
+            tensors,
             config: self.config.clone(),
             prompter: Arc::clone(&self.prompter),
             defaults: self.defaults,
             digest: self.digest.clone(),
             files: Arc::clone(&self.files),
         })
+    }
+
+    /// The network of tensors in the memory layout, and their content hash.
+    fn assemble(
+        tensors: Tensors,
+        config: &ModelConfig,
+        device: &Device,
+    ) -> Result<(Network, Version, Tensors), ModelError> {
+        let version = weights::hash(&weights::split(&tensors, config.text.query_rows())?)?;
+        let params = Params::given(tensors, device);
+        let network = Network::new(&params.root(), config)?;
+        Ok((network, version, params.finish()?))
     }
 
     #[must_use]

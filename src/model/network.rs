@@ -11,6 +11,7 @@ use super::decoder::{Decoder, Reach};
 use super::layers::{Linear, Projector};
 use super::ops::{self, Segment, SlotSpan};
 use super::params::{Built, Init, Scope};
+use super::prompt::{AnswerPrompt, Piece};
 use super::vision::Vision;
 use super::vq::Vq;
 
@@ -42,6 +43,23 @@ impl Chunk<'_> {
             Self::Text(ids) | Self::Codes(ids) => ids.len(),
             Self::Features(rows) => rows.dims().first().copied().unwrap_or(0),
         }
+    }
+}
+
+impl AnswerPrompt {
+    /// The prompt as a span has it. `features` are rows of [`Network::see`], in which its first picture is number `first`.
+    ///
+    /// # Errors
+    /// When a picture has no features.
+    pub fn chunks<'a>(&'a self, features: Option<&Tensor>, first: usize) -> Result<Vec<Chunk<'a>>> {
+        let chunk = |piece: &'a Piece| match (piece, features) {
+            (Piece::Text(ids), _) => Ok(Chunk::Text(ids)),
+            (Piece::Picture(at), Some(features)) => {
+                Ok(Chunk::Features(features.narrow(0, (first + at) * self.image_tokens, self.image_tokens)?))
+            }
+            (Piece::Picture(_), None) => bail!("a picture without features"),
+        };
+        self.pieces.iter().map(chunk).collect()
     }
 }
 

@@ -26,7 +26,8 @@ fn stored_as(dtype: DType) -> Result<&'static str, ModelError> {
 }
 
 /// The number as people write it: 1.35, not the digits of its nearest `f32`.
-fn decimal(value: f32) -> f64 {
+#[must_use]
+pub fn decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 

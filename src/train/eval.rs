@@ -2,19 +2,21 @@
 //! nothing; the gate will.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::TrainError;
 use super::pretrain::{asked, data};
+use super::run::Metrics;
+use super::{TrainError, draw};
 use crate::domain::picture::Picture;
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::{Draw, Sampling};
 use crate::engine::EngineHandle;
 use crate::engine::command::{Event, Events, Lane, Submission, Work};
-use crate::model::Model;
+use crate::model::{Defaults, Model};
 use crate::world::{Background, Split, judge, suite, verify};
 
 /// What to ask, and how to sample the replies.
@@ -184,6 +186,20 @@ pub fn pictures(handle: &EngineHandle, prompts: &[&str], guidance: f32) -> Resul
         Output::Text(_) => Err(TrainError::State("the engine answered a drawing prompt in words".into())),
     });
     drawn.collect()
+}
+
+/// A small held-out evaluation, and pictures of fixed prompts in `dir/pictures.png`: the shares that are right.
+///
+/// # Errors
+/// When the engine fails or the file cannot be written. Call it outside an async runtime.
+pub fn glance(handle: &EngineHandle, dir: &Path, seed: u64, served: Defaults) -> Result<Metrics, TrainError> {
+    let Defaults { guidance, temperature } = served;
+    let options =
+        EvalOptions { seed, draws: 16, answers: 5, guidance, draw_temperature: temperature, answer_temperature: 0.0 };
+    let report = evaluate(handle, &options)?;
+    draw::grid(&dir.join("pictures.png"), &pictures(handle, &SHOWN, guidance)?, 8, 2)?;
+    let share = |group: &BTreeMap<String, Count>| group.get(OVERALL).map_or(0.0, |count| count.percent / 100.0);
+    Ok(vec![("drawing", share(&report.drawing)), ("answering", share(&report.answering))])
 }
 
 /// Prompts of every category, for grids that people look at; eight a category.

@@ -37,7 +37,7 @@ const DOWN: &str = ".lora_down";
 const UP: &str = ".lora_up";
 
 impl Trainable {
-    /// The tensors learn whose names begin with one of `prefixes`; with `lora` only the matrices among them do, by changes.
+    /// The tensors learn, as copies, whose names begin with one of `prefixes`; with `lora` only the matrices among them do, by changes.
     ///
     /// # Errors
     /// When the tensors do not fit the config.

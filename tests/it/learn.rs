@@ -13,6 +13,7 @@ use ulm::engine::{Engine, EngineOptions};
 use ulm::model::Model;
 use ulm::model::params::Tensors;
 use ulm::model::prompt::{AnswerPrompt, DrawPrompt};
+use ulm::reward::answer::QaType;
 use ulm::reward::{
     Accuracy, AnswerReward, Asked, DrawReward, Format, Label, Mix, Noise, Oracle, RewardError, Verifier, Wanted,
 };
@@ -20,7 +21,7 @@ use ulm::train::corl::exercise::{Practice, Source, of_world};
 use ulm::train::corl::loss::Objective;
 use ulm::train::corl::rollout::roll;
 use ulm::train::corl::score::{Drawn, Prompt, log_probs};
-use ulm::train::corl::{CorlOptions, CorlStage, Refine};
+use ulm::train::corl::{CorlOptions, CorlStage};
 use ulm::train::pretrain::asked;
 use ulm::train::run::{Metrics, Stage};
 use ulm::train::trainable::Lora;
@@ -31,8 +32,8 @@ fn model() -> Arc<Model> {
 }
 
 /// A small step of the demo's settings.
-fn options(stage: Refine, model: &Model) -> CorlOptions {
-    CorlOptions { prompts: 2, group: 3, steps: 2, ..CorlOptions::demo(stage, model.defaults()) }
+fn options(practice: Practice, model: &Model) -> CorlOptions {
+    CorlOptions { prompts: 2, group: 3, steps: 2, ..CorlOptions::demo(practice, model.defaults()) }
 }
 
 /// The demo's, with a little chance, so that no group is without spread.
@@ -114,7 +115,7 @@ fn the_trainer_scores_what_the_engine_drew() {
 #[test]
 fn at_rate_zero_nothing_moves() {
     let model = model();
-    let settings = options(Refine::Unified, &model);
+    let settings = options(Practice::Unified, &model);
     let objective = Objective { beta: 0.04, ..settings.objective };
     let mut stage = stage(&model, CorlOptions { rate: 0.0, objective, ..settings });
     for step in 0..2 {
@@ -138,8 +139,10 @@ fn at_rate_zero_nothing_moves() {
 fn a_run_that_was_cut_goes_on_as_if_it_had_not_been() {
     let model = model();
     let lora = Some(Lora { rank: 4, alpha: 8.0, seed: 1 });
-    for (refine, lora) in [(Refine::Unified, None), (Refine::Drawing, None), (Refine::Open, lora)] {
-        let settings = || CorlOptions { lora, ..options(refine, &model) };
+    for (practice, lora) in
+        [(Practice::Unified, None), (Practice::Drawing, None), (Practice::Answering(QaType::Open), lora)]
+    {
+        let settings = || CorlOptions { lora, ..options(practice, &model) };
         let mut whole = stage(&model, settings());
         let metrics = [0, 1].map(|step| whole.step(step).unwrap());
         assert!(of(&metrics[1], "most_drift") < 1e-4, "what was learned reached the engine: {metrics:?}");
@@ -148,8 +151,8 @@ fn a_run_that_was_cut_goes_on_as_if_it_had_not_been() {
         let state = first.state().unwrap();
         let mut second = stage(&model, settings());
         second.restore(&state).unwrap();
-        assert_eq!(second.step(1).unwrap(), metrics[1], "{refine:?}");
-        assert!(same(&second.state().unwrap(), &whole.state().unwrap()), "{refine:?}");
+        assert_eq!(second.step(1).unwrap(), metrics[1], "{practice:?}");
+        assert!(same(&second.state().unwrap(), &whole.state().unwrap()), "{practice:?}");
         let learned = whole.model().unwrap();
         for (name, tensor) in learned.tensors() {
             let moved = !same_bits(tensor, &model.tensors()[name]);
@@ -192,7 +195,7 @@ impl AnswerReward for Says {
 fn saying(model: &Arc<Model>, says: fn(usize) -> f64) -> CorlStage {
     let draws: Mix<dyn DrawReward> = Mix::new(vec![(Box::new(Says(says)), 1.0)]);
     let answers: Mix<dyn AnswerReward> = Mix::new(vec![(Box::new(Says(says)), 1.0)]);
-    CorlStage::new(Arc::clone(model), options(Refine::Unified, model), Source::World, draws, answers).unwrap()
+    CorlStage::new(Arc::clone(model), options(Practice::Unified, model), Source::World, draws, answers).unwrap()
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 use ulm::model::Model;
 use ulm::model::network::{Chunk, Span};
-use ulm::model::prompt::{AnswerPrompt, Piece};
+use ulm::model::prompt::AnswerPrompt;
 
 use crate::golden;
 
@@ -18,13 +18,8 @@ pub fn values(tensor: &Tensor) -> Vec<f32> {
 
 /// A prompt as the network reads it, its pictures seen.
 pub fn chunks<'a>(model: &Model, prompt: &'a AnswerPrompt) -> Vec<Chunk<'a>> {
-    let count = model.config().image_tokens();
     let features = (!prompt.pictures.is_empty()).then(|| model.see(&prompt.pictures).unwrap());
-    let chunk = |piece: &'a Piece| match piece {
-        Piece::Text(ids) => Chunk::Text(ids),
-        Piece::Picture(index) => Chunk::Features(features.as_ref().unwrap().narrow(0, index * count, count).unwrap()),
-    };
-    prompt.pieces.iter().map(chunk).collect()
+    prompt.chunks(features.as_ref(), 0).unwrap()
 }
 
 fn copy<'a>(chunk: &Chunk<'a>) -> Chunk<'a> {

@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::super::TrainError;
 use super::rows::Rows;
-
 use crate::reward::answer::QaType;
 use crate::reward::{Asked, Wanted};
 use crate::world::{Category, Dice, Form, Kind, Scene, Split, question, render};
@@ -62,6 +61,19 @@ pub enum Practice {
     Drawing,
     /// Answering by letter, or in words.
     Answering(QaType),
+}
+
+impl Practice {
+    /// As commands and folders call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unified => "unified",
+            Self::Drawing => "t2i",
+            Self::Answering(QaType::Choice) => "mc",
+            Self::Answering(QaType::Open) => "oe",
+        }
+    }
 }
 
 /// How often the world asks for each caption category, in the order of `Category::ALL`: the harder the more.

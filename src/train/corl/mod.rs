@@ -19,46 +19,13 @@ use exercise::Practice;
 use loss::{Aggregate, Objective};
 
 use crate::model::Defaults;
-use crate::reward::answer::QaType;
-
-/// A stage of the method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refine {
-    Unified,
-    Drawing,
-    Choice,
-    Open,
-}
-
-impl Refine {
-    /// As commands and folders call it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Unified => "unified",
-            Self::Drawing => "t2i",
-            Self::Choice => "mc",
-            Self::Open => "oe",
-        }
-    }
-
-    fn practice(self) -> Practice {
-        match self {
-            Self::Unified => Practice::Unified,
-            Self::Drawing => Practice::Drawing,
-            Self::Choice => Practice::Answering(QaType::Choice),
-            Self::Open => Practice::Answering(QaType::Open),
-        }
-    }
-}
 
 impl CorlOptions {
     /// What the demo model learns best with (see the log in ARCHITECTURE.md); `served` is how its pictures are sampled.
     #[must_use]
-    pub fn demo(stage: Refine, served: Defaults) -> Self {
+    pub fn demo(practice: Practice, served: Defaults) -> Self {
         Self {
-            stage: stage.name(),
-            practice: stage.practice(),
+            practice,
             seed: 1,
             steps: 300,
             prompts: 12,
@@ -81,17 +48,17 @@ impl CorlOptions {
 
     /// The published settings for Janus-Pro-1B (paper, appendix; `corl_unified.sh`).
     #[must_use]
-    pub fn published(stage: Refine) -> Self {
-        let refined = stage != Refine::Unified;
+    pub fn published(practice: Practice) -> Self {
+        let refined = practice != Practice::Unified;
         let served = Defaults { guidance: 5.0, temperature: 1.0 };
         Self {
-            prompts: if stage == Refine::Unified || stage == Refine::Drawing { 16 } else { 32 },
+            prompts: if matches!(practice, Practice::Answering(_)) { 32 } else { 16 },
             group: if refined { 16 } else { 8 },
             answer_tokens: 512,
             objective: Objective { clip_low: 0.2, clip_high: 0.2, beta: if refined { 0.02 } else { 0.0 } },
             rate: if refined { 1e-6 } else { 4e-6 },
             steps: 1400,
-            ..Self::demo(stage, served)
+            ..Self::demo(practice, served)
         }
     }
 }

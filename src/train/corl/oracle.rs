@@ -9,7 +9,7 @@ use crate::domain::task::Sampling;
 use crate::engine::EngineHandle;
 use crate::engine::command::Work;
 use crate::model::Model;
-use crate::model::network::{Chunk, Span};
+use crate::model::network::Span;
 use crate::model::prompt::{AnswerPrompt, Piece};
 use crate::reward::{Oracle, RewardError, States};
 use crate::train::pretrain::asked;
@@ -52,13 +52,7 @@ fn states(model: &Model, text: &str, picture: &Picture) -> Result<States, Reward
     let prompt = |text: &str| model.prompter().answer(&asked(&picture, text)).map_err(failed);
     let (with, without) = (prompt(text)?, prompt("")?);
     let features = model.see(&with.pictures).map_err(failed)?;
-    let chunk = |piece| match piece {
-        &Piece::Picture(at) => {
-            Ok(Chunk::Features(features.narrow(0, at * with.image_tokens, with.image_tokens).map_err(failed)?))
-        }
-        Piece::Text(ids) => Ok(Chunk::Text(ids)),
-    };
-    let chunks = with.pieces.iter().map(chunk).collect::<Result<_, RewardError>>()?;
+    let chunks = with.chunks(Some(&features), 0).map_err(failed)?;
     let hidden = model.network().forward(&[Span { slot: 0, start: 0, chunks }]).map_err(failed)?;
     let rows = |(from, to): (usize, usize)| -> Result<Vec<f32>, RewardError> {
         let rows = hidden.narrow(0, from, to - from).and_then(|rows| rows.flatten_all());

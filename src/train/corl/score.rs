@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 
 use crate::model::network::{Chunk, Network, Span};
 use crate::model::policy;
-use crate::model::prompt::{AnswerPrompt, DrawPrompt, Piece};
+use crate::model::prompt::{AnswerPrompt, DrawPrompt};
 
 /// A sample as it was drawn.
 #[derive(Clone, Debug)]
@@ -74,17 +74,7 @@ pub fn log_probs(network: &Network, samples: &[Drawn<'_>]) -> Result<Tensor> {
                 rows.push((conditional, unconditional));
             }
             Prompt::Answer { prompt, features } => {
-                let mut chunks = Vec::with_capacity(prompt.pieces.len() + 1);
-                for piece in &prompt.pieces {
-                    match (piece, features) {
-                        (Piece::Text(ids), _) => chunks.push(Chunk::Text(ids)),
-                        (Piece::Picture(at), Some(features)) => {
-                            let seen = features.narrow(0, at * prompt.image_tokens, prompt.image_tokens)?;
-                            chunks.push(Chunk::Features(seen));
-                        }
-                        (Piece::Picture(_), None) => candle_core::bail!("a picture without features"),
-                    }
-                }
+                let mut chunks = prompt.chunks(features.as_ref(), 0)?;
                 chunks.push(Chunk::Text(said));
                 rows.push((place(&mut spans, chunks, length), None));
             }

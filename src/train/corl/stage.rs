@@ -11,12 +11,12 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::super::eval::{Count, EvalOptions, OVERALL, SHOWN, evaluate, pictures};
+use super::super::TrainError;
+use super::super::eval::glance;
 use super::super::optim::{AdamW, AdamWOptions};
 use super::super::pretrain::asked;
 use super::super::run::{Metrics, Stage};
 use super::super::trainable::{Lora, Trainable};
-use super::super::{TrainError, draw};
 use super::advantage::{Pairing, Scale, paired};
 use super::exercise::{Exercise, Practice, Source};
 use super::loss::{Aggregate, Objective, Tokens};
@@ -27,9 +27,9 @@ use crate::domain::sample::{Output, Sample};
 use crate::domain::task::{Draw, Sampling};
 use crate::engine::command::Work;
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
-use crate::model::Model;
 use crate::model::params::Tensors;
 use crate::model::prompt::{AnswerPrompt, DrawPrompt};
+use crate::model::{Defaults, Model};
 use crate::reward::{AnswerReward, DrawReward, Mix, RewardError, Score};
 use crate::world::Dice;
 
@@ -50,8 +50,6 @@ pub enum Scored {
 /// How a stage learns.
 #[derive(Clone, Debug, Serialize)]
 pub struct CorlOptions {
-    /// Its name.
-    pub stage: &'static str,
     pub practice: Practice,
     pub seed: u64,
     pub steps: u64,
@@ -103,6 +101,13 @@ struct Group {
     advantages: Vec<f64>,
 }
 
+impl Group {
+    /// All of it earned the same, so that it tells nothing.
+    fn is_mute(&self) -> bool {
+        self.advantages.iter().all(|&advantage| advantage == 0.0)
+    }
+}
+
 enum GroupPrompt {
     Picture(DrawPrompt),
     Answer(AnswerPrompt),
@@ -121,13 +126,11 @@ impl CorlStage {
         answers: Mix<dyn AnswerReward>,
     ) -> Result<Self, TrainError> {
         let device = base.network().device().clone();
-        let tensors = base.tensors().iter().map(|(name, tensor)| Ok((name.clone(), tensor.copy()?)));
         let trains = match options.practice {
             Practice::Drawing => &TRAINS[..1],
             _ => &TRAINS[..],
         };
-        let weights =
-            Trainable::new(base.config(), tensors.collect::<Result<_, TrainError>>()?, trains, options.lora, &device)?;
+        let weights = Trainable::new(base.config(), base.tensors().clone(), trains, options.lora, &device)?;
         let options_of_adam = AdamWOptions { beta2: 0.999, weight_decay: 0.0, ..AdamWOptions::default() };
         let optim = AdamW::new(weights.vars.clone(), options_of_adam)?;
         let engine = EngineOptions {
@@ -224,10 +227,10 @@ impl CorlStage {
         }
     }
 
-    /// Features of each question's pictures; they do not learn.
+    /// Features of the pictures of each question that tells something; they do not learn.
     fn features(&self, groups: &[Group]) -> Result<Vec<Option<Tensor>>, TrainError> {
         let see = |group: &Group| match &group.prompt {
-            GroupPrompt::Answer(prompt) if !prompt.pictures.is_empty() => {
+            GroupPrompt::Answer(prompt) if !prompt.pictures.is_empty() && !group.is_mute() => {
                 Ok(Some(self.base.see(&prompt.pictures).map_err(|e| TrainError::State(e.to_string()))?))
             }
             _ => Ok(None),
@@ -329,7 +332,7 @@ impl CorlStage {
 
 impl Stage for CorlStage {
     fn name(&self) -> &'static str {
-        self.options.stage
+        self.options.practice.name()
     }
 
     fn steps(&self) -> u64 {
@@ -344,6 +347,7 @@ impl Stage for CorlStage {
         // A run may be made longer, and memory has no say in what is learned.
         settings.remove("steps");
         settings.remove("positions");
+        settings.insert("stage".into(), self.name().into());
         settings.insert("model".into(), self.base.version().0.as_str().into());
         settings.insert("data".into(), self.source.digest().into());
         let rewards = self.draws.labels(|reward| reward.label());
@@ -396,18 +400,8 @@ impl Stage for CorlStage {
     fn look(&self, dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
         let model = Arc::new(self.model()?);
         self.engine.promote(model).map_err(|e| TrainError::State(e.to_string()))?;
-        let options = EvalOptions {
-            seed: self.options.seed,
-            draws: 16,
-            answers: 5,
-            guidance: self.options.guidance,
-            draw_temperature: self.options.temperature,
-            answer_temperature: 0.0,
-        };
-        let report = evaluate(&self.engine, &options)?;
-        draw::grid(&dir.join("pictures.png"), &pictures(&self.engine, &SHOWN, self.options.guidance)?, 8, 2)?;
-        let share = |group: &BTreeMap<String, Count>| group.get(OVERALL).map_or(0.0, |count| count.percent / 100.0);
-        Ok(vec![("drawing", share(&report.drawing)), ("answering", share(&report.answering))])
+        let served = Defaults { guidance: self.options.guidance, temperature: self.options.temperature };
+        glance(&self.engine, dir, self.options.seed, served)
     }
 }
 
@@ -424,7 +418,7 @@ fn rewards(groups: &[Group]) -> Metrics {
         let sum = sums.entry(name).or_default();
         *sum = (sum.0 + value, sum.1 + 1);
     }
-    let mute = groups.iter().filter(|group| group.advantages.iter().all(|&advantage| advantage == 0.0)).count();
+    let mute = groups.iter().filter(|group| group.is_mute()).count();
     let mut metrics: Metrics = sums.into_iter().map(|(name, (sum, n))| (name, sum / n as f64)).collect();
     metrics.push(("mute_groups", mute as f64 / groups.len().max(1) as f64));
     metrics

@@ -1,26 +1,26 @@
 //! Stage 4: drawing and answering together: image tokens after captions, solutions after pictures and questions, and a few
 //! look-ups so that they are not forgotten. Captions are dropped exactly as serving builds the unconditional row.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng};
 
-use super::super::eval::{Count, EvalOptions, OVERALL, SHOWN, evaluate, pictures};
+use super::super::TrainError;
+use super::super::eval::glance;
 use super::super::optim::{AdamW, AdamWOptions, cosine};
 use super::super::run::{Metrics, Stage};
-use super::super::{TrainError, draw};
 use super::data;
 use super::learner::{Learner, rows};
 use super::words::{hits, lessons};
 use crate::domain::picture::Picture;
 use crate::domain::task::{Answer, Draw, Part, Role, Turn};
 use crate::engine::{Engine, EngineOptions, Halt};
+use crate::model::Defaults;
 use crate::model::network::{Chunk, Span};
 use crate::model::params::Tensors;
 use crate::model::policy;
-use crate::model::prompt::{DrawPrompt, Piece};
+use crate::model::prompt::DrawPrompt;
 use crate::world::{Category, Dice, Form, Kind, Scene, Split, question, render};
 
 /// Tensors that this stage trains: all but the tokenizer's.
@@ -141,13 +141,7 @@ impl Stage for JointStage {
         let seen = network.see(&pixels)?;
         let (mut text_rows, mut text_ids, mut picture) = (vec![], vec![], 0);
         for (prompt, solution) in &asks {
-            let mut chunks = vec![];
-            for piece in &prompt.pieces {
-                chunks.push(match piece {
-                    Piece::Text(ids) => Chunk::Text(ids),
-                    Piece::Picture(at) => Chunk::Features(seen.narrow(0, (picture + at) * tokens, tokens)?),
-                });
-            }
+            let mut chunks = prompt.chunks(Some(&seen), picture)?;
             picture += prompt.pictures.len();
             let first = row + prompt.len() - 1;
             text_rows.extend((first..first + solution.len()).map(|row| row as u32));
@@ -194,21 +188,10 @@ impl Stage for JointStage {
     fn look(&self, dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
         let failed = |e: &dyn std::fmt::Display| TrainError::State(e.to_string());
         let model = Arc::new(self.learner.model()?);
-        let options = EngineOptions { capacity: self.learner.config.text.max_positions, ..EngineOptions::default() };
-        let engine = Engine::spawn(model, options).map_err(|e| failed(&e))?;
-        let options = EvalOptions {
-            seed: self.options.seed,
-            draws: 16,
-            answers: 5,
-            guidance: 1.0,
-            draw_temperature: 1.0,
-            answer_temperature: 0.0,
-        };
-        let report = evaluate(&engine, &options)?;
-        draw::grid(&dir.join("pictures.png"), &pictures(&engine, &SHOWN, 1.0)?, 8, 2)?;
+        let engine = Engine::spawn(model, EngineOptions::default()).map_err(|e| failed(&e))?;
+        let seen = glance(&engine, dir, self.options.seed, Defaults { guidance: 1.0, temperature: 1.0 });
         engine.halt(Halt::Now);
         engine.join();
-        let share = |group: &BTreeMap<String, Count>| group.get(OVERALL).map_or(0.0, |count| count.percent / 100.0);
-        Ok(vec![("drawing", share(&report.drawing)), ("answering", share(&report.answering))])
+        seen
     }
 }
