@@ -2,13 +2,17 @@
 //! any of it is done.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use candle_core::Device;
 use serde::Serialize;
 
-use crate::config::{Data, Merge, MergeName, PairingName, Preset, RewardName, ScoredName, Train, TrainStage};
+use crate::config::{
+    Data, Merge, MergeName, PairingName, Preset, RewardName, ScaleName, ScoredName, Train, TrainStage,
+};
 use crate::engine::{Engine, EngineOptions, Halt};
 use crate::model::Model;
 use crate::model::save::decimal;
@@ -18,11 +22,12 @@ use crate::reward::{
     Variety, Verifier,
 };
 use crate::serve;
-use crate::train::corl::advantage::Pairing;
+use crate::train::corl::advantage::{Pairing, Scale};
 use crate::train::corl::exercise::{Practice, Source};
 use crate::train::corl::rows::Rows;
 use crate::train::corl::{CorlOptions, CorlStage, Scored, merge as join};
-use crate::train::eval::{EvalOptions, OVERALL, Report, evaluate};
+use crate::train::draw;
+use crate::train::eval::{EvalOptions, OVERALL, Report, SHOWN, drawing, evaluate, pictures};
 use crate::train::run::{Record, RunOptions, Stage as _, run};
 use crate::train::trainable::Lora;
 
@@ -68,9 +73,11 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
             *place = decimal(value);
         }
     };
-    set(&mut settings.rate, options.rate);
+    set(&mut settings.schedule.peak, options.rate);
+    set(&mut settings.schedule.decay, options.decay);
     set(&mut settings.objective.beta, options.beta);
-    set(&mut settings.lambda, options.lambda);
+    set(&mut settings.coupling.lambda, options.lambda);
+    settings.schedule.warmup = options.warmup.unwrap_or(settings.schedule.warmup);
     settings.steps = options.steps.unwrap_or(settings.steps);
     settings.prompts = options.prompts.map_or(settings.prompts, usize::from);
     settings.questions = options.questions.map_or(settings.questions, usize::from);
@@ -78,8 +85,16 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     settings.lora =
         options.lora.map(|rank| Lora { rank: rank.into(), alpha: 2.0 * f64::from(rank), seed: options.seed });
     settings.guidance = options.guidance.unwrap_or(settings.guidance);
-    settings.pairing = match options.pairing {
-        None => settings.pairing,
+    let scale = |place: &mut Scale, name: Option<ScaleName>| match name {
+        None => {}
+        Some(ScaleName::Deviation) => *place = Scale::Deviation,
+        Some(ScaleName::None) => *place = Scale::None,
+        Some(ScaleName::Mean) => *place = Scale::Mean,
+    };
+    scale(&mut settings.coupling.pictures, options.picture_scale);
+    scale(&mut settings.coupling.answers, options.answer_scale);
+    settings.coupling.pairing = match options.pairing {
+        None => settings.coupling.pairing,
         Some(PairingName::Separate) => Pairing::Separate,
         Some(PairingName::SharedReward) => Pairing::SharedReward,
         Some(PairingName::SharedAdvantage) => Pairing::SharedAdvantage,
@@ -127,12 +142,15 @@ fn rewards(named: &[(RewardName, f64)]) -> (Mix<dyn DrawReward>, Mix<dyn AnswerR
     (Mix::new(draws), Mix::new(answers))
 }
 
-/// Both tasks at the guidance that is served, and drawing at others.
-fn judge(model: Arc<Model>, options: &Train, guidance: f32) -> anyhow::Result<(Report, Vec<(f32, f64)>)> {
+/// Seed of the held-out suite that a run is judged by. The defaults were chosen by the suite of seed 1.
+const JUDGES: u64 = 2;
+
+/// Both tasks at the guidance that is served, and drawing at others; pictures of fixed prompts go to `grid`.
+fn judge(model: Arc<Model>, options: &Train, guidance: f32, grid: &Path) -> anyhow::Result<(Report, Vec<(f32, f64)>)> {
     let temperature = model.defaults().temperature;
     let engine = Engine::spawn(model, EngineOptions::default())?;
     let suite = EvalOptions {
-        seed: 1,
+        seed: JUDGES,
         draws: options.judge.into(),
         answers: usize::from(options.judge).div_ceil(2),
         guidance,
@@ -140,11 +158,12 @@ fn judge(model: Arc<Model>, options: &Train, guidance: f32) -> anyhow::Result<(R
         answer_temperature: 0.0,
     };
     let report = evaluate(&engine, &suite)?;
+    draw::grid(grid, &pictures(&engine, &SHOWN, guidance)?, 8, 2)?;
     let mut elsewhere = Vec::new();
     for guidance in [1.0, 2.0 * guidance].into_iter().filter(|other| *other != guidance) {
-        let few = EvalOptions { guidance, draws: suite.draws.div_ceil(2), answers: 1, ..suite };
-        let drawing = evaluate(&engine, &few)?.drawing.get(OVERALL).map_or(0.0, |count| count.percent);
-        elsewhere.push((guidance, drawing));
+        let few = EvalOptions { guidance, draws: suite.draws.div_ceil(2), ..suite };
+        let (counts, _) = drawing(&engine, &few)?;
+        elsewhere.push((guidance, counts.get(OVERALL).map_or(0.0, |count| count.percent)));
     }
     engine.halt(Halt::Now);
     Ok((report, elsewhere))
@@ -163,8 +182,9 @@ pub fn train(options: &Train) -> anyhow::Result<()> {
     };
     let named = if options.rewards.is_empty() { usual(&options.data) } else { options.rewards.clone() };
     let (draws, answers) = rewards(&named);
-    let (before, at_first) = judge(Arc::clone(&base), options, settings.guidance)?;
-    let (guidance, folder) = (settings.guidance, options.out.join(settings.practice.name()).join("model"));
+    let (guidance, folder) = (settings.guidance, options.out.join(settings.practice.name()));
+    std::fs::create_dir_all(&folder).with_context(|| format!("`{}` cannot be written", folder.display()))?;
+    let (before, at_first) = judge(Arc::clone(&base), options, guidance, &folder.join("before.png"))?;
     let mut stage = CorlStage::new(Arc::clone(&base), settings, source, draws, answers)?;
     let described = stage.settings();
     let how =
@@ -172,8 +192,9 @@ pub fn train(options: &Train) -> anyhow::Result<()> {
     let record = run(&mut stage, &how)?;
     let model = Arc::new(stage.model()?);
     drop(stage);
-    model.save(&folder)?;
-    let (after, at_last) = judge(Arc::clone(&model), options, guidance)?;
+    let saved = folder.join("model");
+    model.save(&saved)?;
+    let (after, at_last) = judge(Arc::clone(&model), options, guidance, &folder.join("after.png"))?;
     let elsewhere = at_first.into_iter().zip(at_last);
     let elsewhere = elsewhere.map(|((guidance, before), (_, after))| Elsewhere { guidance, before, after }).collect();
     let outcome = Outcome {
@@ -188,7 +209,7 @@ pub fn train(options: &Train) -> anyhow::Result<()> {
         elsewhere,
     };
     let text = serde_json::to_string_pretty(&outcome)?;
-    std::fs::write(folder.join("train.json"), format!("{text}\n"))?;
+    std::fs::write(saved.join("train.json"), format!("{text}\n"))?;
     let mut out = std::io::stdout().lock();
     if options.json {
         writeln!(out, "{text}")?;
@@ -197,7 +218,7 @@ pub fn train(options: &Train) -> anyhow::Result<()> {
         for Elsewhere { guidance, before, after } in &outcome.elsewhere {
             writeln!(out, "drawing at guidance {guidance}: {before:.1} % before, {after:.1} % after")?;
         }
-        writeln!(out, "the model is in {0}\n  ulm serve --model {0}", folder.display())?;
+        writeln!(out, "the model is in {0}\n  ulm serve --model {0}", saved.display())?;
     }
     Ok(())
 }

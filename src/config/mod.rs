@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::train::{
-    Data, Merge, MergeName, PairingName, Preset, Pretrain, RewardName, ScoredName, Train, TrainStage,
+    Data, Merge, MergeName, PairingName, Preset, Pretrain, RewardName, ScaleName, ScoredName, Train, TrainStage,
 };
 
 /// Serves unified multimodal models, which draw pictures and answer questions about pictures, behind OpenAI's interface.

@@ -65,9 +65,15 @@ pub struct Train {
     /// Samples of each task of an exercise, which are compared with each other
     #[arg(long, value_parser = clap::value_parser!(u16).range(2..=256))]
     pub group: Option<u16>,
-    /// Learning rate
+    /// Learning rate at its peak
     #[arg(long, value_parser = number::<0, 1>)]
     pub rate: Option<f32>,
+    /// Steps in which it rises to that
+    #[arg(long, value_name = "STEPS")]
+    pub warmup: Option<u64>,
+    /// Share of the steps, at the end, in which it falls to nothing; with 0 a run may be made longer when it has ended
+    #[arg(long, value_name = "SHARE", value_parser = number::<0, 1>)]
+    pub decay: Option<f32>,
     /// Learn by changes of this rank to the layers' matrices (LoRA) in place of the whole language model; merged when it ends
     #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub lora: Option<u16>,
@@ -77,6 +83,13 @@ pub struct Train {
     /// What answers weigh beside pictures
     #[arg(long, value_parser = number::<0, 100>)]
     pub lambda: Option<f32>,
+    /// By what the advantages of answers are divided: their `deviation` (GRPO), nothing (`none`, Dr.GRPO), or the `mean` (MaxRL), which keeps
+    /// sound doubts
+    #[arg(long, value_name = "SCALE")]
+    pub answer_scale: Option<ScaleName>,
+    /// The same for pictures
+    #[arg(long, value_name = "SCALE")]
+    pub picture_scale: Option<ScaleName>,
     /// How pictures and answers of an exercise share what they earned
     #[arg(long)]
     pub pairing: Option<PairingName>,
@@ -183,6 +196,14 @@ pub enum PairingName {
     Separate,
     SharedReward,
     SharedAdvantage,
+}
+
+/// What advantages are divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScaleName {
+    Deviation,
+    None,
+    Mean,
 }
 
 /// A distribution over image tokens.

@@ -35,36 +35,65 @@ pub fn grid(path: &Path, pictures: &[Picture], columns: usize, zoom: usize) -> R
         .map_err(|e| TrainError::Plot { path: path.display().to_string(), what: e.to_string() })
 }
 
-/// Writes named curves of (step, value) as an SVG.
+/// Charts of a row.
+const COLUMNS: usize = 3;
+/// Size of a chart.
+const CHART: (u32, u32) = (300, 170);
+
+/// Writes named curves of (step, value) as an SVG, each a chart of its own: what they measure has no common scale.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn curves(path: &Path, title: &str, curves: &BTreeMap<String, Vec<(u64, f64)>>) -> Result<(), TrainError> {
-    let points = || curves.values().flatten().filter(|p| p.1.is_finite());
-    let (mut low, mut high) = points().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), p| (a.min(p.1), b.max(p.1)));
-    let last = points().map(|p| p.0).max().unwrap_or(1).max(1);
-    if low > high {
-        (low, high) = (0.0, 1.0);
-    }
+    let last = curves.values().flatten().map(|point| point.0).max().unwrap_or(1).max(1);
+    let rows = curves.len().div_ceil(COLUMNS).max(1);
     let plot = || -> Result<(), Box<dyn std::error::Error>> {
-        let root = SVGBackend::new(path, (800, 420)).into_drawing_area();
+        let size = (CHART.0 * COLUMNS as u32, CHART.1 * rows as u32 + 30);
+        let root = SVGBackend::new(path, size).into_drawing_area();
         root.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&root)
-            .caption(title, ("sans-serif", 18))
-            .margin(10)
-            .x_label_area_size(30)
-            .y_label_area_size(50)
-            .build_cartesian_2d(0..last, low..high.max(low + 1e-9))?;
-        chart.configure_mesh().x_desc("step").light_line_style(WHITE).draw()?;
-        for (i, (name, points)) in curves.iter().enumerate() {
-            let colour = Palette99::pick(i).to_rgba();
-            let series = LineSeries::new(points.iter().copied().filter(|p| p.1.is_finite()), colour);
-            let key = move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour);
-            chart.draw_series(series)?.label(name.as_str()).legend(key);
+        let below = root.titled(title, ("sans-serif", 18))?;
+        for ((name, points), area) in curves.iter().zip(below.split_evenly((rows, COLUMNS))) {
+            let points: Vec<(u64, f64)> = points.iter().copied().filter(|point| point.1.is_finite()).collect();
+            let least = points.iter().map(|point| point.1).fold(f64::INFINITY, f64::min);
+            let most = points.iter().map(|point| point.1).fold(f64::NEG_INFINITY, f64::max);
+            let (low, high) = if least < most { (least, most) } else { (most.min(0.0), most.max(1.0)) };
+            let (low, high) = if low < high { (low, high) } else { (0.0, 1.0) };
+            let mut chart = ChartBuilder::on(&area)
+                .caption(name, ("sans-serif", 14))
+                .margin(8)
+                .x_label_area_size(20)
+                .y_label_area_size(45)
+                .build_cartesian_2d(0..last, low..high)?;
+            chart.configure_mesh().x_labels(4).y_labels(4).light_line_style(WHITE).draw()?;
+            chart.draw_series(LineSeries::new(points, BLUE))?;
         }
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.2)).draw()?;
         root.present()?;
         Ok(())
     };
     plot().map_err(|e| TrainError::Plot { path: path.display().to_string(), what: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn curves_of_any_numbers_are_drawn() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("curves.svg");
+        let some = [
+            ("rising", vec![(0, 1.0), (5, 2.0)]),
+            ("still", vec![(0, 3.0), (5, 3.0)]),
+            ("below", vec![(2, -3.0)]),
+            ("none", vec![]),
+            ("lost", vec![(0, f64::NAN), (1, f64::INFINITY)]),
+        ];
+        let some = some.map(|(name, points)| (name.to_owned(), points)).into();
+        curves(&path, "all", &some).unwrap();
+        let drawn = std::fs::read_to_string(&path).unwrap();
+        for name in some.keys() {
+            assert!(drawn.contains(name), "{name}");
+        }
+        curves(&path, "nothing", &BTreeMap::new()).unwrap();
+    }
 }

@@ -238,14 +238,17 @@ pub const SHOWN: [&str; 32] = [
     "a small green circle",
 ];
 
-/// Draws and answers the held-out suite and grades every reply.
+fn submission(work: Work, sampling: Sampling) -> Submission {
+    Submission { work, samplings: vec![sampling], lane: Lane::Interactive }
+}
+
+/// Draws the held-out suite: how many pictures of each category show what was asked for, and how the backgrounds spread that were left
+/// open.
 ///
 /// # Errors
 /// When the engine fails. Call it outside an async runtime.
-pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, TrainError> {
+pub fn drawing(handle: &EngineHandle, options: &EvalOptions) -> Result<(BTreeMap<String, Count>, Spread), TrainError> {
     let model = handle.model();
-    let submission = |work, sampling| Submission { work, samplings: vec![sampling], lane: Lane::Interactive };
-
     let items = suite::drawing(options.seed, options.draws);
     let jobs = items.iter().map(|item| {
         let sampling = Sampling {
@@ -258,7 +261,7 @@ pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, 
         Ok(submission(Work::Draw(prompt), sampling))
     });
     let blank = Picture::filled(1, 1, [0; 3]);
-    let mut drawing: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Vec<bool>> = BTreeMap::new();
     let mut backgrounds = vec![0; Background::ALL.len()];
     for (item, sample) in items.iter().zip(samples(handle, "drawing", jobs)?) {
         let picture = if let Output::Picture(picture) = &sample.output { picture } else { &blank };
@@ -268,13 +271,22 @@ pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, 
             backgrounds[ground.index()] += 1;
         }
         let group = if item.split == Split::UnseenPairs { "unseen pairs: " } else { "" };
-        drawing.entry(format!("{group}{}", item.category.word())).or_default().push(right);
+        groups.entry(format!("{group}{}", item.category.word())).or_default().push(right);
         if item.split != Split::UnseenPairs {
-            drawing.entry(OVERALL.into()).or_default().push(right);
+            groups.entry(OVERALL.into()).or_default().push(right);
         }
     }
+    let counts = groups.into_iter().map(|(name, right)| (name, Count::of(right))).collect();
+    Ok((counts, Spread::of(&backgrounds)))
+}
 
-    let items = suite::answering(options.seed, options.answers);
+/// Answers the held-out suite: how many answers of each kind and form are right, and how many have the form that was asked for.
+fn answering(
+    handle: &EngineHandle,
+    options: &EvalOptions,
+    items: &[suite::AnswerItem],
+) -> Result<(BTreeMap<String, Count>, Count), TrainError> {
+    let model = handle.model();
     let jobs = items.iter().map(|item| {
         let sampling = Sampling {
             seed: item.seed,
@@ -285,14 +297,14 @@ pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, 
         let prompt = model.prompter().answer(&asked(&Arc::new(item.picture.clone()), &item.question.text))?;
         Ok(submission(Work::Answer(prompt), sampling))
     });
-    let mut answering: BTreeMap<String, (Vec<bool>, Vec<f64>)> = BTreeMap::new();
+    let mut groups: BTreeMap<String, (Vec<bool>, Vec<f64>)> = BTreeMap::new();
     let mut format = vec![];
     for (item, sample) in items.iter().zip(samples(handle, "answering", jobs)?) {
         let reply = if let Output::Text(text) = &sample.output { text } else { "" };
         let (graded, guessing) = (item.question.grade(reply), item.question.kind.guessing_rate(item.question.form));
         format.push(graded.format);
         let mut count = |group: String| {
-            let entry = answering.entry(group).or_default();
+            let entry = groups.entry(group).or_default();
             entry.0.push(graded.correct);
             entry.1.push(guessing);
         };
@@ -307,15 +319,27 @@ pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, 
         let mean = guessing.iter().sum::<f64>() / guessing.len().max(1) as f64;
         Count { guessing: Some(100.0 * mean), ..Count::of(right) }
     };
+    Ok((groups.into_iter().map(|(name, counts)| (name, guessed(counts))).collect(), Count::of(format)))
+}
+
+/// Draws and answers the held-out suite and grades every reply.
+///
+/// # Errors
+/// When the engine fails. Call it outside an async runtime.
+pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, TrainError> {
+    let model = handle.model();
+    let (drawing, backgrounds) = drawing(handle, options)?;
+    let items = suite::answering(options.seed, options.answers);
+    let (answering, format) = answering(handle, options, &items)?;
     Ok(Report {
         version: model.version().0.clone(),
         guidance: options.guidance,
         draw_temperature: options.draw_temperature,
         answer_temperature: options.answer_temperature,
-        drawing: drawing.into_iter().map(|(name, right)| (name, Count::of(right))).collect(),
-        answering: answering.into_iter().map(|(name, counts)| (name, guessed(counts))).collect(),
-        format: Count::of(format),
-        backgrounds: Spread::of(&backgrounds),
+        drawing,
+        answering,
+        format,
+        backgrounds,
         reconstruction: Count::of(reconstructions(&model, &items)?),
     })
 }

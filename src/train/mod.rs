@@ -4,6 +4,7 @@ pub mod corl;
 pub mod draw;
 pub mod eval;
 mod events;
+mod log;
 pub mod optim;
 pub mod pretrain;
 pub mod run;
@@ -27,4 +28,9 @@ pub enum TrainError {
     Plot { path: String, what: String },
     #[error("{0}")]
     State(String),
+}
+
+fn write_error(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> TrainError {
+    let path = path.display().to_string();
+    move |source| TrainError::Write { path, source }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
+use serde::Serialize;
 
 use crate::model::params::Tensors;
 
@@ -153,10 +154,40 @@ pub fn cosine(step: u64, steps: u64, warmup: u64, peak: f64, floor: f64) -> f64 
     peak * (floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos()))
 }
 
+/// Learning rate by step: up to its peak, then the same, then down to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Schedule {
+    pub peak: f64,
+    /// Steps of the way up, which keep the first estimates of Adam's moments from deciding much.
+    pub warmup: u64,
+    /// Share of all steps of the way down, over which the noise of single steps averages out; 0 for none.
+    pub decay: f64,
+}
+
+impl Schedule {
+    /// The rate of step number `step` of `steps`.
+    #[must_use]
+    pub fn rate(&self, step: u64, steps: u64) -> f64 {
+        let up = (step + 1) as f64 / self.warmup.max(1) as f64;
+        let down = steps.saturating_sub(step) as f64 / (self.decay * steps as f64).max(1.0);
+        let down = if self.decay == 0.0 { 1.0 } else { down };
+        self.peak * up.min(down).min(1.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use candle_core::Device;
+
+    #[test]
+    fn the_rate_goes_up_stays_and_comes_down() {
+        let schedule = Schedule { peak: 0.8, warmup: 4, decay: 0.25 };
+        let rates: Vec<f64> = [0, 1, 3, 10, 15, 16, 18, 19].map(|step| schedule.rate(step, 20)).into();
+        assert_eq!(rates, [0.2, 0.4, 0.8, 0.8, 0.8, 0.64, 0.32, 0.16]);
+        let plain = Schedule { warmup: 0, decay: 0.0, ..schedule };
+        assert!([0, 1, 19].iter().all(|&step| plain.rate(step, 20) == 0.8));
+    }
 
     /// Against the formula worked by hand for two steps of one weight.
     #[test]

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,13 +12,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::events::Events;
-use super::{TrainError, draw};
+use super::log::{Log, SECONDS};
+use super::{TrainError, draw, write_error};
 use crate::model::params::Tensors;
 use crate::model::weights;
-
-/// The metric that every step has: its time.
-const SECONDS: &str = "seconds";
 
 /// Named numbers of one step.
 pub type Metrics = Vec<(&'static str, f64)>;
@@ -64,11 +60,6 @@ pub struct RunOptions {
     pub device: Device,
 }
 
-fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
-    let path = path.display().to_string();
-    move |source| TrainError::Write { path, source }
-}
-
 /// Runs `stage` to its end, from its last checkpoint if there is one, and tells what all of its steps have shown.
 ///
 /// # Errors
@@ -87,7 +78,7 @@ pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<Record, TrainE
         step = at.to_vec1::<f32>()?.first().copied().unwrap_or(0.0) as u64;
         stage.restore(&state)?;
     }
-    let mut log = Log::open(&dir, step)?;
+    let mut log = Log::open(&dir, stage.name(), step)?;
     let style = "{prefix:>10} {bar:30} {pos}/{len} {elapsed_precise} (left {eta_precise}) {msg}";
     let bar = ProgressBar::new(stage.steps()).with_prefix(stage.name()).with_position(step);
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -145,72 +136,6 @@ fn same_run(path: &Path, goes_on: bool, settings: Map<String, Value>) -> Result<
     }
 }
 
-/// `metrics.jsonl`, the same for TensorBoard, and in memory for the curves.
-struct Log {
-    file: fs::File,
-    events: Events,
-    path: PathBuf,
-    rows: Vec<(u64, Vec<(String, f64)>)>,
-}
-
-impl Log {
-    /// Keeps what was logged before `step`.
-    fn open(dir: &Path, step: u64) -> Result<Self, TrainError> {
-        let path = dir.join("metrics.jsonl");
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let row = |line: &str| {
-            let value: Map<String, Value> = serde_json::from_str(line).ok()?;
-            let at = value.get("step")?.as_u64().filter(|&at| at < step)?;
-            let metrics = value.iter().filter(|(name, _)| *name != "step");
-            Some((at, metrics.filter_map(|(name, v)| Some((name.clone(), v.as_f64()?))).collect()))
-        };
-        let rows: Vec<(u64, Vec<(String, f64)>)> = text.lines().filter_map(row).collect();
-        let file = fs::File::create(&path).map_err(write_error(&path))?;
-        let events = Events::create(dir).map_err(write_error(dir))?;
-        let mut log = Self { file, events, path, rows: vec![] };
-        for (at, metrics) in rows {
-            log.write(at, metrics)?;
-        }
-        Ok(log)
-    }
-
-    fn write(&mut self, step: u64, metrics: Vec<(String, f64)>) -> Result<(), TrainError> {
-        let mut line: Map<_, _> = metrics.iter().map(|(name, v)| (name.clone(), (*v).into())).collect();
-        line.insert("step".into(), step.into());
-        writeln!(self.file, "{}", Value::Object(line)).map_err(write_error(&self.path))?;
-        self.events.add(step, &metrics).map_err(write_error(&self.path))?;
-        self.rows.push((step, metrics));
-        Ok(())
-    }
-
-    fn add(&mut self, step: u64, metrics: &Metrics) -> Result<(), TrainError> {
-        self.write(step, metrics.iter().map(|&(name, value)| (name.to_owned(), value)).collect())
-    }
-
-    /// Time that the steps took.
-    fn seconds(&self) -> f64 {
-        let metrics = self.rows.iter().flat_map(|(_, metrics)| metrics);
-        metrics.filter(|(name, _)| name == SECONDS).map(|(_, value)| value).sum()
-    }
-
-    /// Each metric but the time, as means over about `count` equal stretches.
-    fn smooth(&self, count: usize) -> BTreeMap<String, Vec<(u64, f64)>> {
-        let mut curves: BTreeMap<String, Vec<(u64, f64)>> = BTreeMap::new();
-        for stretch in self.rows.chunks(self.rows.len().div_ceil(count).max(1)) {
-            let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-            for (name, value) in stretch.iter().flat_map(|(_, metrics)| metrics).filter(|(name, _)| name != SECONDS) {
-                let sum = sums.entry(name).or_default();
-                *sum = (sum.0 + value, sum.1 + 1.0);
-            }
-            let at = stretch.last().map_or(0, |row| row.0);
-            for (name, (sum, n)) in sums {
-                curves.entry(name.to_owned()).or_default().push((at, sum / n));
-            }
-        }
-        curves
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -230,5 +155,52 @@ mod tests {
         }
         same_run(&path, false, settings(json!({"rate": 0.2}))).unwrap();
         same_run(&path, true, settings(json!({"rate": 0.2}))).unwrap();
+    }
+
+    /// Counts its steps.
+    struct Counter {
+        steps: u64,
+        sum: f32,
+    }
+
+    impl Stage for Counter {
+        fn name(&self) -> &'static str {
+            "counter"
+        }
+
+        fn steps(&self) -> u64 {
+            self.steps
+        }
+
+        fn step(&mut self, step: u64) -> Result<Metrics, TrainError> {
+            self.sum += step as f32;
+            Ok(vec![("sum", self.sum.into())])
+        }
+
+        fn state(&self) -> Result<Tensors, TrainError> {
+            Ok([("sum".to_owned(), Tensor::new(&[self.sum], &Device::Cpu)?)].into())
+        }
+
+        fn restore(&mut self, state: &Tensors) -> Result<(), TrainError> {
+            self.sum = state["sum"].to_vec1::<f32>()?[0];
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_written_leaves_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = RunOptions { dir: dir.path().to_owned(), every: Duration::MAX, device: Device::Cpu };
+        let go = |steps| run(&mut Counter { steps, sum: 0.0 }, &options);
+        go(3).unwrap();
+        // What stands in the way is a folder; a full disk fails the same call.
+        let part = dir.path().join("counter/state.part");
+        fs::create_dir(&part).unwrap();
+        let error = go(5).unwrap_err().to_string();
+        assert!(error.contains("state.part"), "{error}");
+        fs::remove_dir(&part).unwrap();
+        let record = go(5).unwrap();
+        assert_eq!(record.steps, 5);
+        assert_eq!(record.curves["sum"], [(0, 0.0), (1, 1.0), (2, 3.0), (3, 6.0), (4, 10.0)]);
     }
 }

@@ -15,13 +15,15 @@ use ulm::model::params::Tensors;
 use ulm::model::prompt::{AnswerPrompt, DrawPrompt};
 use ulm::reward::answer::QaType;
 use ulm::reward::{
-    Accuracy, AnswerReward, Asked, DrawReward, Format, Label, Mix, Noise, Oracle, RewardError, Verifier, Wanted,
+    Accuracy, AnswerReward, Asked, Captioned, DrawReward, Format, Label, Likeness, Majority, Matching, Mix, Noise,
+    Oracle, Questioned, RewardError, Variety, Verifier, Wanted,
 };
 use ulm::train::corl::exercise::{Practice, Source, of_world};
 use ulm::train::corl::loss::Objective;
 use ulm::train::corl::rollout::roll;
 use ulm::train::corl::score::{Drawn, Prompt, log_probs};
 use ulm::train::corl::{CorlOptions, CorlStage};
+use ulm::train::optim::Schedule;
 use ulm::train::pretrain::asked;
 use ulm::train::run::{Metrics, Stage};
 use ulm::train::trainable::Lora;
@@ -117,7 +119,8 @@ fn at_rate_zero_nothing_moves() {
     let model = model();
     let settings = options(Practice::Unified, &model);
     let objective = Objective { beta: 0.04, ..settings.objective };
-    let mut stage = stage(&model, CorlOptions { rate: 0.0, objective, ..settings });
+    let mut stage =
+        stage(&model, CorlOptions { schedule: Schedule { peak: 0.0, ..settings.schedule }, objective, ..settings });
     for step in 0..2 {
         let metrics = stage.step(step).unwrap();
         assert!(of(&metrics, "most_drift") < 1e-4, "{metrics:?}");
@@ -161,6 +164,35 @@ fn a_run_that_was_cut_goes_on_as_if_it_had_not_been() {
             assert!(moved || !must, "{name} learned nothing");
         }
     }
+}
+
+#[test]
+fn rewards_that_ask_the_model_stay_in_their_ranges() {
+    let model = model();
+    let draws: Vec<(Box<dyn DrawReward>, f64)> = vec![
+        (Box::new(Questioned), 1.0),
+        (Box::new(Captioned), 1.0),
+        (Box::new(Likeness), 1.0),
+        (Box::new(Matching), 1.0),
+        (Box::new(Variety), 1.0),
+    ];
+    let answers: Mix<dyn AnswerReward> = Mix::new(vec![(Box::new(Majority), 1.0)]);
+    let settings = options(Practice::Unified, &model);
+    let mut stage = CorlStage::new(model, settings, Source::World, Mix::new(draws), answers).unwrap();
+    let metrics = stage.step(0).unwrap();
+    for (name, least) in [
+        ("question", 0.0),
+        ("caption", 0.0),
+        ("likeness", 0.0),
+        ("matching", -1.0),
+        ("variety", 0.0),
+        ("majority", 0.0),
+    ] {
+        let mean = of(&metrics, name);
+        assert!((least..=1.0).contains(&mean), "{name}: {mean}");
+    }
+    // A prompt and a picture of it have something to do with each other.
+    assert!(of(&metrics, "matching") > 0.0 && of(&metrics, "question") > 0.0, "{metrics:?}");
 }
 
 /// A reward that says what it is told to.

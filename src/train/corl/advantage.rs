@@ -13,6 +13,9 @@ pub enum Scale {
     Deviation,
     /// Not at all: Dr.GRPO (arXiv 2503.20783).
     None,
+    /// By how far it lies above the least of the group: MaxRL (arXiv 2602.02710), whose rewards are 0 and 1. The likelihood of what
+    /// earns more is learned then and not the expected reward, so that a model whose doubts are sound keeps them.
+    Mean,
 }
 
 /// How the pictures and the answers of one exercise share what they earned. They are drawn independently of each other, so pairing
@@ -41,27 +44,43 @@ pub fn advantages(rewards: &[f64], scale: Scale) -> Vec<f64> {
     let divisor = match scale {
         Scale::Deviation => deviation + EPSILON,
         Scale::None => 1.0,
+        Scale::Mean => mean - rewards.iter().copied().fold(f64::INFINITY, f64::min),
     };
     rewards.iter().map(|reward| (reward - mean) / divisor).collect()
 }
 
-/// Advantages of the pictures and of the answers of one exercise. Where the two are not equally many (one task alone, say) nothing
-/// can be paired, and each learns from its own.
-#[must_use]
-pub fn paired(pictures: &[f64], answers: &[f64], pairing: Pairing, lambda: f64, scale: Scale) -> (Vec<f64>, Vec<f64>) {
-    let sum = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a + lambda * b).collect() };
-    match pairing {
-        Pairing::SharedReward if pictures.len() == answers.len() => {
-            let shared = advantages(&sum(pictures, answers), scale);
-            (shared.clone(), shared)
-        }
-        Pairing::SharedAdvantage if pictures.len() == answers.len() => {
-            let shared = sum(&advantages(pictures, scale), &advantages(answers, scale));
-            (shared.clone(), shared)
-        }
-        _ => {
-            let weighted = advantages(answers, scale).into_iter().map(|advantage| lambda * advantage).collect();
-            (advantages(pictures, scale), weighted)
+/// How the two tasks of an exercise become advantages.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Coupling {
+    pub pairing: Pairing,
+    /// What answers weigh beside pictures.
+    pub lambda: f64,
+    /// Of pictures, and of what is shared.
+    pub pictures: Scale,
+    /// Of answers where they learn from their own.
+    pub answers: Scale,
+}
+
+impl Coupling {
+    /// Advantages of the pictures and of the answers of one exercise. Where the two are not equally many (one task alone, say)
+    /// nothing can be paired, and each learns from its own.
+    #[must_use]
+    pub fn advantages(&self, pictures: &[f64], answers: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let Self { pairing, lambda, pictures: scale, answers: own } = *self;
+        let sum = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a + lambda * b).collect() };
+        match pairing {
+            Pairing::SharedReward if pictures.len() == answers.len() => {
+                let shared = advantages(&sum(pictures, answers), scale);
+                (shared.clone(), shared)
+            }
+            Pairing::SharedAdvantage if pictures.len() == answers.len() => {
+                let shared = sum(&advantages(pictures, scale), &advantages(answers, scale));
+                (shared.clone(), shared)
+            }
+            _ => {
+                let weighted = advantages(answers, own).into_iter().map(|advantage| lambda * advantage).collect();
+                (advantages(pictures, scale), weighted)
+            }
         }
     }
 }
@@ -75,11 +94,15 @@ mod tests {
         assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} {wanted:?}");
     }
 
+    fn coupling(pairing: Pairing, scale: Scale) -> Coupling {
+        Coupling { pairing, lambda: 0.8, pictures: scale, answers: scale }
+    }
+
     /// The worked example of CoRL's code, G = 4.
     #[test]
     fn the_three_pairings_by_hand() {
         let (pictures, answers) = ([1.2, 1.0, 0.9, 1.1], [2.0, 1.0, 0.0, 1.0]);
-        let of = |pairing| paired(&pictures, &answers, pairing, 0.8, Scale::Deviation);
+        let of = |pairing| coupling(pairing, Scale::Deviation).advantages(&pictures, &answers);
         let (a, b) = of(Pairing::SharedReward);
         close(&a, &[1.2229, -0.0644, -1.2229, 0.0644]);
         close(&b, &a);
@@ -95,12 +118,15 @@ mod tests {
     fn one_of_four() {
         close(&advantages(&[1.0, 0.0, 0.0, 0.0], Scale::Deviation), &[1.4997, -0.4999, -0.4999, -0.4999]);
         close(&advantages(&[1.0, 0.0, 0.0, 0.0], Scale::None), &[0.75, -0.25, -0.25, -0.25]);
+        // (r - mean) / mean of what is 0 or 1, whatever else all of the group earn.
+        close(&advantages(&[1.0, 0.0, 0.0, 0.0], Scale::Mean), &[3.0, -1.0, -1.0, -1.0]);
+        close(&advantages(&[3.0, 3.0, 3.0, 1.0], Scale::Mean), &[1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, -1.0]);
     }
 
     #[test]
     fn without_spread_there_is_nothing_to_learn() {
         for rewards in [&[][..], &[0.7], &[0.1; 7], &[0.3, 0.3, 0.1 + 0.2]] {
-            for scale in [Scale::Deviation, Scale::None] {
+            for scale in [Scale::Deviation, Scale::None, Scale::Mean] {
                 assert!(advantages(rewards, scale).iter().all(|&advantage| advantage == 0.0), "{rewards:?}");
             }
         }
@@ -108,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_has_no_partner_learns_from_its_own() {
-        let (pictures, answers) = paired(&[1.0, 0.0], &[], Pairing::SharedReward, 0.8, Scale::None);
+        let (pictures, answers) = coupling(Pairing::SharedReward, Scale::None).advantages(&[1.0, 0.0], &[]);
         close(&pictures, &[0.5, -0.5]);
         assert!(answers.is_empty());
     }

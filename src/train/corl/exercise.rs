@@ -42,14 +42,31 @@ impl Source {
     /// When rows cannot be used.
     pub fn exercises(&self, practice: Practice, from: u64, n: usize, seed: u64) -> Result<Vec<Exercise>, TrainError> {
         match self {
-            Self::World => {
-                let mut dice = Dice::seed_from_u64(seed);
-                dice.set_stream(from.wrapping_mul(2).wrapping_add(1));
-                Ok((0..n).map(|_| of_world(practice, &mut dice)).collect())
-            }
+            Self::World => Ok(course(from, n, seed, |dice| of_world(practice, dice))),
             Self::Rows(rows) => rows.exercises(from, n, seed),
         }
     }
+
+    /// The same, questions alone: of the world of every kind, about scenes that suit them.
+    ///
+    /// # Errors
+    /// When rows cannot be used.
+    pub fn questions(&self, practice: Practice, from: u64, n: usize, seed: u64) -> Result<Vec<Exercise>, TrainError> {
+        match self {
+            Self::World => Ok(course(from, n, seed, |dice| question_of_world(form(practice, dice), dice))),
+            Self::Rows(rows) => {
+                let rows = rows.exercises(from, n, seed)?;
+                Ok(rows.into_iter().map(|exercise| Exercise { draw: None, ..exercise }).collect())
+            }
+        }
+    }
+}
+
+/// `n` of the world, as chance has them at this place of a course.
+fn course(from: u64, n: usize, seed: u64, mut one: impl FnMut(&mut Dice) -> Exercise) -> Vec<Exercise> {
+    let mut dice = Dice::seed_from_u64(seed);
+    dice.set_stream(from.wrapping_mul(2).wrapping_add(1));
+    (0..n).map(|_| one(&mut dice)).collect()
 }
 
 /// What a stage practises.
@@ -78,29 +95,42 @@ impl Practice {
 
 /// How often the world asks for each caption category, in the order of `Category::ALL`: the harder the more.
 const CATEGORIES: [u32; 6] = [1, 2, 2, 1, 3, 3];
+/// And each kind of question, in the order of `Kind::ALL`. All are asked, so that none is forgotten.
+const KINDS: [u32; 6] = [1, 3, 1, 1, 3, 2];
 
-/// Another one of the world's training split.
-pub fn of_world(practice: Practice, dice: &mut Dice) -> Exercise {
-    let form = match practice {
+fn form(practice: Practice, dice: &mut Dice) -> Form {
+    match practice {
         Practice::Answering(QaType::Choice) => Form::Choice,
         Practice::Answering(QaType::Open) => Form::Open,
         _ if dice.random_bool(0.5) => Form::Choice,
         _ => Form::Open,
-    };
-    let kind = Kind::pick(&[1; 6], dice);
-    let asked = |scene: &Scene, question: question::Question| Asked {
+    }
+}
+
+fn asked(scene: &Scene, question: question::Question) -> Asked {
+    Asked {
         picture: Arc::new(render(scene)),
         solution: Some(format!("<answer>{}</answer>", question.answer)),
+        kind: if question.form == Form::Choice { QaType::Choice } else { QaType::Open },
         problem: question.text,
-        kind: if form == Form::Choice { QaType::Choice } else { QaType::Open },
-    };
+    }
+}
+
+fn question_of_world(form: Form, dice: &mut Dice) -> Exercise {
+    let (scene, question) = question::draw(Kind::pick(&KINDS, dice), form, Split::Train, dice);
+    Exercise { draw: None, ask: Some(asked(&scene, question)) }
+}
+
+/// Another one of the world's training split.
+pub fn of_world(practice: Practice, dice: &mut Dice) -> Exercise {
+    let form = form(practice, dice);
     if let Practice::Answering(_) = practice {
-        let (scene, question) = question::draw(kind, form, Split::Train, dice);
-        return Exercise { draw: None, ask: Some(asked(&scene, question)) };
+        return question_of_world(form, dice);
     }
     let (scene, caption) = Scene::draw(Category::pick(&CATEGORIES, dice), Split::Train, dice);
     // Not every kind of question can be asked of every scene; counting always can.
-    let question = question::ask(&scene, kind, form, dice).or_else(|| question::ask(&scene, Kind::Count, form, dice));
+    let question = question::ask(&scene, Kind::pick(&KINDS, dice), form, dice);
+    let question = question.or_else(|| question::ask(&scene, Kind::Count, form, dice));
     let question = question.map(|question| asked(&scene, question));
     let draw = Wanted {
         prompt: caption.text,

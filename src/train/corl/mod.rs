@@ -4,6 +4,7 @@
 
 pub mod advantage;
 pub mod exercise;
+mod learn;
 pub mod loss;
 pub mod merge;
 mod oracle;
@@ -14,10 +15,11 @@ mod stage;
 
 pub use stage::{CorlOptions, CorlStage, Scored};
 
-use advantage::{Pairing, Scale};
+use advantage::{Coupling, Pairing, Scale};
 use exercise::Practice;
 use loss::{Aggregate, Objective};
 
+use super::optim::Schedule;
 use crate::model::Defaults;
 
 impl CorlOptions {
@@ -35,14 +37,17 @@ impl CorlOptions {
             temperature: served.temperature,
             answer_tokens: 64,
             scored: Scored::Guided,
-            pairing: Pairing::Separate,
-            lambda: 0.8,
-            scale: Scale::Deviation,
+            coupling: Coupling {
+                pairing: Pairing::Separate,
+                lambda: 0.8,
+                pictures: Scale::Deviation,
+                answers: Scale::Mean,
+            },
             objective: Objective { clip_low: 0.2, clip_high: 0.28, beta: 0.0 },
             aggregate: Aggregate::Sequences,
             lora: None,
-            rate: 1e-4,
-            positions: 4096,
+            schedule: Schedule { peak: 1e-4, warmup: 10, decay: 0.3 },
+            positions: 2048,
         }
     }
 
@@ -51,14 +56,16 @@ impl CorlOptions {
     pub fn published(practice: Practice) -> Self {
         let refined = practice != Practice::Unified;
         let served = Defaults { guidance: 5.0, temperature: 1.0 };
+        let demo = Self::demo(practice, served);
         Self {
             prompts: if matches!(practice, Practice::Answering(_)) { 32 } else { 16 },
             group: if refined { 16 } else { 8 },
             answer_tokens: 512,
             objective: Objective { clip_low: 0.2, clip_high: 0.2, beta: if refined { 0.02 } else { 0.0 } },
-            rate: if refined { 1e-6 } else { 4e-6 },
+            schedule: Schedule { peak: if refined { 1e-6 } else { 4e-6 }, warmup: 0, decay: 0.0 },
             steps: 1400,
-            ..Self::demo(practice, served)
+            coupling: Coupling { answers: Scale::Deviation, ..demo.coupling },
+            ..demo
         }
     }
 }

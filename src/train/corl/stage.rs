@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -13,16 +13,17 @@ use serde_json::{Map, Value};
 
 use super::super::TrainError;
 use super::super::eval::glance;
-use super::super::optim::{AdamW, AdamWOptions};
+use super::super::optim::{AdamW, AdamWOptions, Schedule};
 use super::super::pretrain::asked;
 use super::super::run::{Metrics, Stage};
 use super::super::trainable::{Lora, Trainable};
-use super::advantage::{Pairing, Scale, paired};
+use super::advantage::Coupling;
 use super::exercise::{Exercise, Practice, Source};
-use super::loss::{Aggregate, Objective, Tokens};
+use super::learn::{Learned, Learner, Learning};
+use super::loss::{Aggregate, Objective};
 use super::oracle::Eyes;
 use super::rollout::roll;
-use super::score::{Drawn, Prompt, log_probs};
+use super::score::{Drawn, Prompt};
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::{Draw, Sampling};
 use crate::engine::command::Work;
@@ -35,8 +36,6 @@ use crate::world::Dice;
 
 /// The tensors that CoRL trains: the language model.
 const TRAINS: [&str; 2] = ["model.language_model.", "lm_head."];
-/// Of these, what pictures alone do not reach.
-const WORDS: &str = "lm_head.";
 
 /// Under which distribution pictures are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -65,17 +64,13 @@ pub struct CorlOptions {
     /// Most tokens of an answer.
     pub answer_tokens: usize,
     pub scored: Scored,
-    pub pairing: Pairing,
-    /// What answers weigh beside pictures.
-    pub lambda: f64,
-    pub scale: Scale,
+    pub coupling: Coupling,
     pub objective: Objective,
     pub aggregate: Aggregate,
     /// Learns by low-rank changes of the layers' matrices in place of the whole language model.
     pub lora: Option<Lora>,
-    /// Learning rate, the same from the first step to the last.
-    pub rate: f64,
-    /// Most positions of one pass forward and back; memory goes with it, and nothing else.
+    pub schedule: Schedule,
+    /// Most positions of one pass forward and back, of which there are as many at once as cores; memory goes with it, and nothing else.
     pub positions: usize,
 }
 
@@ -89,7 +84,6 @@ pub struct CorlStage {
     source: Source,
     draws: Mix<dyn DrawReward>,
     answers: Mix<dyn AnswerReward>,
-    device: Device,
 }
 
 /// A group on its way from prompt to gradient.
@@ -125,12 +119,12 @@ impl CorlStage {
         draws: Mix<dyn DrawReward>,
         answers: Mix<dyn AnswerReward>,
     ) -> Result<Self, TrainError> {
-        let device = base.network().device().clone();
+        let device = base.network().device();
         let trains = match options.practice {
             Practice::Drawing => &TRAINS[..1],
             _ => &TRAINS[..],
         };
-        let weights = Trainable::new(base.config(), base.tensors().clone(), trains, options.lora, &device)?;
+        let weights = Trainable::new(base.config(), base.tensors().clone(), trains, options.lora, device)?;
         let options_of_adam = AdamWOptions { beta2: 0.999, weight_decay: 0.0, ..AdamWOptions::default() };
         let optim = AdamW::new(weights.vars.clone(), options_of_adam)?;
         let engine = EngineOptions {
@@ -143,7 +137,7 @@ impl CorlStage {
             turn: options.group,
         };
         let engine = Engine::spawn(Arc::clone(&base), engine).map_err(|e| TrainError::State(e.to_string()))?;
-        Ok(Self { options, base, weights, optim, engine, source, draws, answers, device })
+        Ok(Self { options, base, weights, optim, engine, source, draws, answers })
     }
 
     /// The model as it is now.
@@ -216,8 +210,7 @@ impl CorlStage {
                 };
                 groups.iter().filter(of).flat_map(|group| group.scores.iter().map(|score| score.total)).collect()
             };
-            let (pictures, answers) =
-                paired(&totals(true, groups), &totals(false, groups), o.pairing, o.lambda, o.scale);
+            let (pictures, answers) = o.coupling.advantages(&totals(true, groups), &totals(false, groups));
             for group in groups.iter_mut().filter(|group| group.exercise == exercise) {
                 group.advantages = match group.prompt {
                     GroupPrompt::Picture(_) => pictures.clone(),
@@ -238,13 +231,21 @@ impl CorlStage {
         groups.iter().map(see).collect()
     }
 
-    /// One pass forward and back over every sample that tells something, in parts; the gradients wait in the optimizer.
-    fn learn(&mut self, groups: &[Group]) -> Result<Learned, TrainError> {
-        let o = self.options.clone();
-        let features = self.features(groups)?;
-        let (mut samples, mut learned) = (vec![], Learned::default());
-        for (group, features) in groups.iter().zip(&features) {
+    /// What there is to learn from `groups`.
+    fn samples<'a>(&self, groups: &'a [Group], features: &[Option<Tensor>]) -> Vec<Learning<'a>> {
+        let o = &self.options;
+        let mut samples: Vec<Learning<'a>> = vec![];
+        for (group, features) in groups.iter().zip(features) {
+            let first = samples.len();
             for (sample, &advantage) in group.samples.iter().zip(&group.advantages) {
+                // Those of a group that say the same for the same are scored once; answers do so often.
+                let alike = |other: &&mut Learning<'_>| {
+                    other.drawn.tokens == sample.tokens.as_slice() && other.advantage == advantage
+                };
+                if let Some(other) = samples.iter_mut().skip(first).find(alike) {
+                    other.times += 1;
+                    continue;
+                }
                 let (prompt, sampled, temperature) = match &group.prompt {
                     GroupPrompt::Picture(prompt) => {
                         let (guidance, sampled) = match o.scored {
@@ -258,75 +259,24 @@ impl CorlStage {
                     }
                 };
                 let drawn = Drawn { prompt, tokens: &sample.tokens, temperature };
-                samples.push(Learning { drawn, sampled, advantage });
+                samples.push(Learning { drawn, sampled, advantage, times: 1 });
             }
         }
-        // The mean is over all samples of a task, those that tell nothing included: over the few others alone it would be mostly noise
-        // where most groups agree.
-        let count = |picture: bool| {
-            let of = samples.iter().filter(|sample| sample.is_picture() == picture);
-            of.fold((0, 0), |(n, tokens), sample| (n + 1, tokens + sample.drawn.tokens.len()))
-        };
-        let (pictures, answers) = (count(true), count(false));
-        samples.retain(|sample| sample.advantage != 0.0);
-        // Of one kind, so that each part reaches what its kind reaches.
-        let (drawn, said): (Vec<_>, Vec<_>) = samples.into_iter().partition(Learning::is_picture);
-        for (of_kind, (n, tokens)) in [(drawn, pictures), (said, answers)] {
-            let mut rest = of_kind.as_slice();
-            while !rest.is_empty() {
-                let mut positions = 0;
-                let fits = rest.iter().take_while(|sample| {
-                    positions += sample.drawn.positions();
-                    positions <= o.positions
-                });
-                let (part, after) = rest.split_at(fits.count().max(1));
-                rest = after;
-                self.learn_part(part, |length| o.aggregate.weight(length, n, tokens), &mut learned)?;
-            }
-        }
-        Ok(learned)
+        samples
     }
 
-    fn learn_part(
-        &mut self,
-        part: &[Learning<'_>],
-        weight: impl Fn(usize) -> f64,
-        learned: &mut Learned,
-    ) -> Result<(), TrainError> {
-        let objective = self.options.objective;
-        let samples: Vec<Drawn<'_>> = part.iter().map(|sample| sample.drawn.clone()).collect();
-        let now = log_probs(&self.weights.network, &samples)?;
-        let reference = match objective.beta {
-            0.0 => None,
-            _ => Some(log_probs(self.base.network(), &samples)?),
+    /// Adds up the gradients of all that `groups` tell.
+    fn learn(&mut self, groups: &[Group]) -> Result<Learned, TrainError> {
+        let features = self.features(groups)?;
+        let samples = self.samples(groups, &features);
+        let learner = Learner {
+            network: &self.weights.network,
+            reference: self.base.network(),
+            objective: self.options.objective,
+            aggregate: self.options.aggregate,
+            positions: self.options.positions,
         };
-        let of_tokens = |value: &dyn Fn(&Learning<'_>) -> f64| {
-            let values =
-                part.iter().flat_map(|sample| std::iter::repeat_n(value(sample) as f32, sample.drawn.tokens.len()));
-            Tensor::new(values.collect::<Vec<f32>>(), &self.device)
-        };
-        let sampled: Vec<f32> = part.iter().flat_map(|sample| sample.sampled).copied().collect();
-        let tokens = Tokens {
-            now: &now,
-            sampled: &Tensor::new(sampled, &self.device)?,
-            reference: reference.as_ref(),
-            advantages: &of_tokens(&|sample| sample.advantage)?,
-            weights: &of_tokens(&|sample| weight(sample.drawn.tokens.len()))?,
-        };
-        let outcome = objective.of(&tokens)?;
-        let pictures = part.first().is_some_and(Learning::is_picture);
-        self.optim.accumulate(&outcome.loss.backward()?, |name| !(pictures && name.starts_with(WORDS)))?;
-        let scalar = |tensor: &Tensor| Ok::<_, TrainError>(f64::from(tensor.to_scalar::<f32>()?));
-        learned.loss += scalar(&outcome.loss)?;
-        learned.kl += outcome.kl.as_ref().map_or(Ok(0.0), scalar)?;
-        learned.samples += part.len();
-        for log_ratio in outcome.log_ratio.to_vec1::<f32>()? {
-            let drift = f64::from(log_ratio.abs());
-            learned.tokens += 1;
-            learned.drift += drift;
-            learned.most = learned.most.max(drift);
-        }
-        Ok(())
+        learner.learn(samples, &mut self.optim)
     }
 }
 
@@ -344,8 +294,10 @@ impl Stage for CorlStage {
             Ok(Value::Object(settings)) => settings,
             _ => Map::new(),
         };
-        // A run may be made longer, and memory has no say in what is learned.
-        settings.remove("steps");
+        // A run whose rate does not depend on its end may be made longer, and memory has no say in what is learned.
+        if self.options.schedule.decay == 0.0 {
+            settings.remove("steps");
+        }
         settings.remove("positions");
         settings.insert("stage".into(), self.name().into());
         settings.insert("model".into(), self.base.version().0.as_str().into());
@@ -361,8 +313,7 @@ impl Stage for CorlStage {
         self.weights.refresh()?;
         let o = &self.options;
         let mut exercises = self.source.exercises(o.practice, step * o.prompts as u64, o.prompts, o.seed)?;
-        let beside = self.source.exercises(o.practice, step * o.questions as u64, o.questions, !o.seed)?;
-        exercises.extend(beside.into_iter().map(|exercise| Exercise { draw: None, ..exercise }));
+        exercises.extend(self.source.questions(o.practice, step * o.questions as u64, o.questions, !o.seed)?);
         let mut groups = self.groups(&exercises, &mut dice)?;
         let scores: Vec<_> = groups.par_iter().map(|group| self.score(&exercises, group)).collect();
         for (group, scores) in groups.iter_mut().zip(scores) {
@@ -372,11 +323,12 @@ impl Stage for CorlStage {
         let learned = self.learn(&groups)?;
         let norm = match learned.samples {
             0 => 0.0,
-            _ => self.optim.apply(self.options.rate)?,
+            _ => self.optim.apply(self.options.schedule.rate(step, self.options.steps))?,
         };
         let mut metrics = rewards(&groups);
         metrics.extend([
             ("samples", learned.samples as f64),
+            ("scored", learned.scored as f64),
             ("loss", learned.loss),
             ("norm", norm),
             ("drift", learned.drift / learned.tokens.max(1) as f64),
@@ -422,29 +374,4 @@ fn rewards(groups: &[Group]) -> Metrics {
     let mut metrics: Metrics = sums.into_iter().map(|(name, (sum, n))| (name, sum / n as f64)).collect();
     metrics.push(("mute_groups", mute as f64 / groups.len().max(1) as f64));
     metrics
-}
-
-/// A sample to learn from.
-struct Learning<'a> {
-    drawn: Drawn<'a>,
-    sampled: &'a [f32],
-    advantage: f64,
-}
-
-impl Learning<'_> {
-    fn is_picture(&self) -> bool {
-        matches!(self.drawn.prompt, Prompt::Picture { .. })
-    }
-}
-
-/// What a step's passes have shown.
-#[derive(Default)]
-struct Learned {
-    samples: usize,
-    tokens: usize,
-    loss: f64,
-    kl: f64,
-    /// Sum of |log ρ| and the largest.
-    drift: f64,
-    most: f64,
 }

@@ -1,0 +1,162 @@
+//! The gradient of a step: samples with their advantages through the objective, forward and back, in parts of one kind and as many of
+//! them at once as there are cores. Knows nothing of where samples and advantages come from.
+
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+use rayon::prelude::*;
+
+use super::super::TrainError;
+use super::super::optim::AdamW;
+use super::loss::{Aggregate, Objective, Tokens};
+use super::score::{Drawn, Prompt, log_probs};
+use crate::model::network::Network;
+
+/// What pictures alone do not reach.
+const WORDS: &str = "lm_head.";
+
+/// A sample to learn from.
+pub(super) struct Learning<'a> {
+    pub drawn: Drawn<'a>,
+    /// log π of its tokens as they were sampled.
+    pub sampled: &'a [f32],
+    pub advantage: f64,
+    /// How often it was drawn.
+    pub times: usize,
+}
+
+impl Learning<'_> {
+    fn is_picture(&self) -> bool {
+        matches!(self.drawn.prompt, Prompt::Picture { .. })
+    }
+}
+
+/// What a step's passes have shown.
+#[derive(Default)]
+pub(super) struct Learned {
+    pub samples: usize,
+    /// Of these, different ones.
+    pub scored: usize,
+    pub tokens: usize,
+    pub loss: f64,
+    pub kl: f64,
+    /// Sum of |log ρ| and the largest.
+    pub drift: f64,
+    pub most: f64,
+}
+
+impl Learned {
+    fn add(&mut self, other: &Self) {
+        self.samples += other.samples;
+        self.scored += other.scored;
+        self.tokens += other.tokens;
+        self.loss += other.loss;
+        self.kl += other.kl;
+        self.drift += other.drift;
+        self.most = self.most.max(other.most);
+    }
+}
+
+/// How a step's gradient is made.
+pub(super) struct Learner<'a> {
+    pub network: &'a Network,
+    /// What leaving it costs, if that costs anything.
+    pub reference: &'a Network,
+    pub objective: Objective,
+    pub aggregate: Aggregate,
+    /// Most positions of one pass.
+    pub positions: usize,
+}
+
+/// Samples of one kind that one pass takes, and what all of their kind come to.
+struct Part<'a, 'b> {
+    samples: &'a [Learning<'b>],
+    of: usize,
+    tokens: usize,
+}
+
+impl Learner<'_> {
+    /// Adds the gradient of `samples` to those that wait in `optim`.
+    ///
+    /// # Errors
+    /// When memory runs out, or a gradient is missing.
+    pub fn learn(&self, mut samples: Vec<Learning<'_>>, optim: &mut AdamW) -> Result<Learned, TrainError> {
+        // The mean is over all samples of a task, those that tell nothing included: over the few others alone it would be mostly noise
+        // where most groups agree.
+        let count = |picture: bool| {
+            let of = samples.iter().filter(|sample| sample.is_picture() == picture);
+            of.fold((0, 0), |(n, tokens), sample| (n + sample.times, tokens + sample.times * sample.drawn.tokens.len()))
+        };
+        let counts = [count(true), count(false)];
+        samples.retain(|sample| sample.advantage != 0.0);
+        // Of one kind, so that each part reaches what its kind reaches.
+        let (drawn, said): (Vec<_>, Vec<_>) = samples.into_iter().partition(Learning::is_picture);
+        let mut parts = Vec::new();
+        for (of_kind, (of, tokens)) in [&drawn, &said].into_iter().zip(counts) {
+            let mut rest = of_kind.as_slice();
+            while !rest.is_empty() {
+                let mut positions = 0;
+                let fits = rest.iter().take_while(|sample| {
+                    positions += sample.drawn.positions();
+                    positions <= self.positions
+                });
+                let (samples, after) = rest.split_at(fits.count().max(1));
+                rest = after;
+                parts.push(Part { samples, of, tokens });
+            }
+        }
+        let mut learned = Learned::default();
+        // Gradients are added in the order of the parts, whichever is done first.
+        for parts in parts.chunks(rayon::current_num_threads()) {
+            let passes: Vec<_> = parts.par_iter().map(|part| Ok((part, self.pass(part)?))).collect();
+            for pass in passes {
+                let (part, (gradients, shown)) = pass.map_err(TrainError::Tensor)?;
+                let pictures = part.samples.first().is_some_and(Learning::is_picture);
+                optim.accumulate(&gradients, |name| !(pictures && name.starts_with(WORDS)))?;
+                learned.add(&shown);
+            }
+        }
+        Ok(learned)
+    }
+
+    fn pass(&self, part: &Part<'_, '_>) -> candle_core::Result<(GradStore, Learned)> {
+        let Part { samples, of, tokens } = *part;
+        let drawn: Vec<Drawn<'_>> = samples.iter().map(|sample| sample.drawn.clone()).collect();
+        let now = log_probs(self.network, &drawn)?;
+        let reference = match self.objective.beta {
+            0.0 => None,
+            _ => Some(log_probs(self.reference, &drawn)?),
+        };
+        let of_tokens = |value: &dyn Fn(&Learning<'_>) -> f64| {
+            let values =
+                samples.iter().flat_map(|sample| std::iter::repeat_n(value(sample) as f32, sample.drawn.tokens.len()));
+            Tensor::new(values.collect::<Vec<f32>>(), now.device())
+        };
+        let weight =
+            |sample: &Learning<'_>| sample.times as f64 * self.aggregate.weight(sample.drawn.tokens.len(), of, tokens);
+        let sampled: Vec<f32> = samples.iter().flat_map(|sample| sample.sampled).copied().collect();
+        let tokens = Tokens {
+            now: &now,
+            sampled: &Tensor::new(sampled, now.device())?,
+            reference: reference.as_ref(),
+            advantages: &of_tokens(&|sample| sample.advantage)?,
+            weights: &of_tokens(&weight)?,
+        };
+        let outcome = self.objective.of(&tokens)?;
+        let gradients = outcome.loss.backward()?;
+        let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().map(f64::from);
+        let drifts = outcome.log_ratio.to_vec1::<f32>()?.into_iter().map(|log_ratio| f64::from(log_ratio.abs()));
+        let mut learned = Learned {
+            samples: samples.iter().map(|sample| sample.times).sum(),
+            scored: samples.len(),
+            loss: scalar(&outcome.loss)?,
+            kl: outcome.kl.as_ref().map_or(Ok(0.0), scalar)?,
+            ..Learned::default()
+        };
+        for drift in drifts {
+            learned.tokens += 1;
+            learned.drift += drift;
+            learned.most = learned.most.max(drift);
+        }
+        Ok((gradients, learned))
+    }
+}
