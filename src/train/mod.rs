@@ -7,6 +7,7 @@ mod events;
 pub mod optim;
 pub mod pretrain;
 pub mod run;
+pub mod segments;
 pub mod trainable;
 
 use crate::model::params::ParamError;

@@ -30,6 +30,8 @@ struct Slot {
     second: Tensor,
     /// Of the step under way.
     grad: Option<Tensor>,
+    /// The pass under way has brought one.
+    reached: bool,
 }
 
 /// Decoupled weight decay Adam (Loshchilov and Hutter, 2019).
@@ -44,7 +46,8 @@ impl AdamW {
     /// When a moment cannot be allocated.
     pub fn new(vars: impl IntoIterator<Item = (String, Var)>, options: AdamWOptions) -> Result<Self> {
         let slot = |(name, var): (String, Var)| {
-            Ok(Slot { first: var.zeros_like()?.detach(), second: var.zeros_like()?.detach(), grad: None, name, var })
+            let (first, second) = (var.zeros_like()?.detach(), var.zeros_like()?.detach());
+            Ok(Slot { name, var, first, second, grad: None, reached: false })
         };
         Ok(Self { slots: vars.into_iter().map(slot).collect::<Result<_>>()?, steps: 0, options })
     }
@@ -54,24 +57,39 @@ impl AdamW {
     /// # Errors
     /// When a variable has no gradient (candle loses them silently) or the norm is not finite; nothing is changed then.
     pub fn step(&mut self, grads: &GradStore, lr: f64) -> Result<f64> {
-        self.accumulate(grads, |_| true)?;
+        self.accumulate(grads)?;
+        self.end_pass(|_| true)?;
         self.apply(lr)
     }
 
-    /// Adds the gradients of one pass to those of the step under way.
+    /// Adds the gradients of one pass, or of a part of it, to those of the step under way.
     ///
     /// # Errors
-    /// When one of the `expected` variables has no gradient; candle loses them silently.
-    pub fn accumulate(&mut self, grads: &GradStore, expected: impl Fn(&str) -> bool) -> Result<()> {
+    /// When a gradient has another shape, or memory runs out.
+    pub fn accumulate(&mut self, grads: &GradStore) -> Result<()> {
         for slot in &mut self.slots {
-            match (grads.get(&slot.var), slot.grad.take()) {
-                (Some(grad), None) => slot.grad = Some(grad.detach()),
-                (Some(grad), Some(sum)) => slot.grad = Some((sum + grad)?.detach()),
-                (None, _) if expected(&slot.name) => bail!("no gradient reached `{}`", slot.name),
-                (None, sum) => slot.grad = sum,
-            }
+            let Some(grad) = grads.get(&slot.var) else { continue };
+            let sum = slot.grad.take().map_or(Ok(grad.clone()), |sum| sum + grad)?;
+            (slot.grad, slot.reached) = (Some(sum.detach()), true);
         }
         Ok(())
+    }
+
+    /// All gradients of a pass are in.
+    ///
+    /// # Errors
+    /// When none reached one of the `expected` variables; candle loses them silently.
+    pub fn end_pass(&mut self, expected: impl Fn(&str) -> bool) -> Result<()> {
+        let mut lost = None;
+        for slot in &mut self.slots {
+            if !std::mem::take(&mut slot.reached) && expected(&slot.name) {
+                lost = Some(&slot.name);
+            }
+        }
+        match lost {
+            Some(name) => bail!("no gradient reached `{name}`"),
+            None => Ok(()),
+        }
     }
 
     /// One update at learning rate `lr` from the gradients since the last; returns their global norm before clipping. Variables

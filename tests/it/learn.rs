@@ -163,6 +163,25 @@ fn a_run_that_was_cut_goes_on_as_if_it_had_not_been() {
     }
 }
 
+#[test]
+fn segments_change_nothing_that_is_learned() {
+    let model = model();
+    let lora = Some(Lora { rank: 4, alpha: 8.0, seed: 1 });
+    for (practice, lora) in [(Practice::Unified, None), (Practice::Drawing, lora)] {
+        let step = |segment| {
+            let mut stage = stage(&model, CorlOptions { segment, lora, ..options(practice, &model) });
+            let metrics = stage.step(0).unwrap();
+            (stage.settings(), metrics, stage.state().unwrap())
+        };
+        let (settings, metrics, state) = step(None);
+        for segment in [1, 4] {
+            let (other_settings, other_metrics, other_state) = step(Some(segment));
+            assert_eq!((other_settings, other_metrics), (settings.clone(), metrics.clone()), "{practice:?} {segment}");
+            assert!(same(&other_state, &state), "{practice:?} {segment}");
+        }
+    }
+}
+
 /// A reward that says what it is told to.
 struct Says(fn(usize) -> f64);
 

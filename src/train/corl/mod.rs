@@ -43,6 +43,7 @@ impl CorlOptions {
             lora: None,
             rate: 1e-4,
             positions: 4096,
+            segment: None,
         }
     }
 

@@ -16,13 +16,14 @@ use super::super::eval::glance;
 use super::super::optim::{AdamW, AdamWOptions};
 use super::super::pretrain::asked;
 use super::super::run::{Metrics, Stage};
+use super::super::segments;
 use super::super::trainable::{Lora, Trainable};
 use super::advantage::{Pairing, Scale, paired};
 use super::exercise::{Exercise, Practice, Source};
-use super::loss::{Aggregate, Objective, Tokens};
+use super::loss::{Aggregate, Objective, Outcome, Tokens};
 use super::oracle::Eyes;
 use super::rollout::roll;
-use super::score::{Drawn, Prompt, log_probs};
+use super::score::{Drawn, Plan, Prompt, log_probs};
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::{Draw, Sampling};
 use crate::engine::command::Work;
@@ -77,6 +78,8 @@ pub struct CorlOptions {
     pub rate: f64,
     /// Most positions of one pass forward and back; memory goes with it, and nothing else.
     pub positions: usize,
+    /// Layers that such a pass keeps in memory at once, computing the others again when their turn comes; without it all, once.
+    pub segment: Option<usize>,
 }
 
 /// See the module text.
@@ -295,7 +298,6 @@ impl CorlStage {
     ) -> Result<(), TrainError> {
         let objective = self.options.objective;
         let samples: Vec<Drawn<'_>> = part.iter().map(|sample| sample.drawn.clone()).collect();
-        let now = log_probs(&self.weights.network, &samples)?;
         let reference = match objective.beta {
             0.0 => None,
             _ => Some(log_probs(self.base.network(), &samples)?),
@@ -306,27 +308,31 @@ impl CorlStage {
             Tensor::new(values.collect::<Vec<f32>>(), &self.device)
         };
         let sampled: Vec<f32> = part.iter().flat_map(|sample| sample.sampled).copied().collect();
-        let tokens = Tokens {
-            now: &now,
-            sampled: &Tensor::new(sampled, &self.device)?,
-            reference: reference.as_ref(),
-            advantages: &of_tokens(&|sample| sample.advantage)?,
-            weights: &of_tokens(&|sample| weight(sample.drawn.tokens.len()))?,
+        let (network, plan) = (&self.weights.network, Plan::new(&samples)?);
+        let loss = |hidden: &Tensor| {
+            let tokens = Tokens {
+                now: &plan.log_probs(network, hidden)?,
+                sampled: &Tensor::new(sampled, &self.device)?,
+                reference: reference.as_ref(),
+                advantages: &of_tokens(&|sample| sample.advantage)?,
+                weights: &of_tokens(&|sample| weight(sample.drawn.tokens.len()))?,
+            };
+            let Outcome { loss, kl, log_ratio } = objective.of(&tokens)?;
+            let scalar = |tensor: &Tensor| Ok::<_, candle_core::Error>(f64::from(tensor.to_scalar::<f32>()?));
+            learned.loss += scalar(&loss)?;
+            learned.kl += kl.as_ref().map_or(Ok(0.0), scalar)?;
+            learned.samples += part.len();
+            for log_ratio in log_ratio.to_vec1::<f32>()? {
+                let drift = f64::from(log_ratio.abs());
+                learned.tokens += 1;
+                learned.drift += drift;
+                learned.most = learned.most.max(drift);
+            }
+            Ok(loss)
         };
-        let outcome = objective.of(&tokens)?;
+        segments::backward(network, plan.spans(), self.options.segment, loss, |grads| self.optim.accumulate(grads))?;
         let pictures = part.first().is_some_and(Learning::is_picture);
-        self.optim.accumulate(&outcome.loss.backward()?, |name| !(pictures && name.starts_with(WORDS)))?;
-        let scalar = |tensor: &Tensor| Ok::<_, TrainError>(f64::from(tensor.to_scalar::<f32>()?));
-        learned.loss += scalar(&outcome.loss)?;
-        learned.kl += outcome.kl.as_ref().map_or(Ok(0.0), scalar)?;
-        learned.samples += part.len();
-        for log_ratio in outcome.log_ratio.to_vec1::<f32>()? {
-            let drift = f64::from(log_ratio.abs());
-            learned.tokens += 1;
-            learned.drift += drift;
-            learned.most = learned.most.max(drift);
-        }
-        Ok(())
+        Ok(self.optim.end_pass(|name| !(pictures && name.starts_with(WORDS)))?)
     }
 }
 
@@ -347,6 +353,7 @@ impl Stage for CorlStage {
         // A run may be made longer, and memory has no say in what is learned.
         settings.remove("steps");
         settings.remove("positions");
+        settings.remove("segment");
         settings.insert("stage".into(), self.name().into());
         settings.insert("model".into(), self.base.version().0.as_str().into());
         settings.insert("data".into(), self.source.digest().into());
