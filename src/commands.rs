@@ -87,6 +87,9 @@ pub fn eval(options: &Eval) -> anyhow::Result<()> {
 /// # Errors
 /// When the model cannot be loaded or the engine fails.
 pub fn bench(options: &Bench) -> anyhow::Result<()> {
+    if let Some(layers) = options.footprint {
+        return print(true, &learning::footprint(&serve::model(None)?.1, layers)?, "");
+    }
     if options.train {
         let report = learning::run(&serve::model(options.model.as_deref())?.1, options.rounds.into())?;
         return print(options.json, &report, &report.table());

@@ -84,6 +84,7 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     settings.group = options.group.map_or(settings.group, usize::from);
     settings.lora =
         options.lora.map(|rank| Lora { rank: rank.into(), alpha: 2.0 * f64::from(rank), seed: options.seed });
+    settings.segment = options.segment.map(usize::from);
     settings.guidance = options.guidance.unwrap_or(settings.guidance);
     let scale = |place: &mut Scale, name: Option<ScaleName>| match name {
         None => {}

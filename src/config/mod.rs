@@ -207,9 +207,12 @@ pub struct Bench {
     /// `--database-url`, where the rows are deleted afterwards
     #[arg(long)]
     pub ledger: bool,
-    /// Measure how fast the model learns instead
+    /// Measure how fast the model learns instead, and what memory a deep one takes to, whole and in segments of layers
     #[arg(long, conflicts_with = "ledger")]
     pub train: bool,
+    /// One of the processes whose memory `--train` compares, with so many layers a segment
+    #[arg(long, hide = true, value_name = "LAYERS", requires = "train")]
+    pub footprint: Option<usize>,
     /// Postgres to measure with `--ledger` [default: SQLite]
     #[arg(long, env = "ULM_DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = postgres)]
     pub database_url: Option<String>,

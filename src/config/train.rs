@@ -77,6 +77,11 @@ pub struct Train {
     /// Learn by changes of this rank to the layers' matrices (LoRA) in place of the whole language model; merged when it ends
     #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub lora: Option<u16>,
+    /// Keep the activations of this many of the decoder's layers at a time when learning (gradient checkpointing), and compute them
+    /// again when their turn comes: saves memory, the more the fewer layers, and costs at most one more forward pass. What is
+    /// learned does not change
+    #[arg(long, value_name = "LAYERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub segment: Option<u16>,
     /// What leaving the first model costs (weight of the KL estimate)
     #[arg(long, value_parser = number::<0, 10>)]
     pub beta: Option<f32>,

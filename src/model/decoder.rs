@@ -1,5 +1,6 @@
 //! The LLaMA decoder over a ragged batch of rows: weights only, the cache is passed in. The same code serves and trains.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
@@ -61,10 +62,27 @@ impl Decoder {
         })
     }
 
+    /// How many layers there are.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Embeddings `[rows, hidden]` → hidden states after the final norm, `[rows, hidden]`.
     pub fn forward(&self, x: &Tensor, reach: &Reach<'_>) -> Result<Tensor> {
+        self.norm(&self.layers(0..self.depth(), x, reach)?)
+    }
+
+    /// What enters the first layer of `range` → what leaves the last, both `[rows, hidden]`.
+    ///
+    /// # Errors
+    /// When there are no such layers.
+    pub fn layers(&self, range: Range<usize>, x: &Tensor, reach: &Reach<'_>) -> Result<Tensor> {
+        let Some(layers) = self.layers.get(range.clone()) else {
+            bail!("layers {range:?} of a decoder of {}", self.depth())
+        };
         let mut x = x.clone();
-        for (i, layer) in self.layers.iter().enumerate() {
+        for (i, layer) in range.zip(layers) {
             let qkv = layer.qkv.forward(&layer.attention_norm.forward(&x)?)?;
             let seen = match reach {
                 Reach::Segments(segments) => ops::attention(&qkv, self.heads, segments, true, Some(&self.rope))?,
@@ -77,6 +95,11 @@ impl Decoder {
             let inner = ops::swiglu(&layer.gate_up.forward(&layer.mlp_norm.forward(&x)?)?)?;
             x = ops::add(&x, &layer.down.forward(&inner)?)?;
         }
-        self.norm.forward(&x)
+        Ok(x)
+    }
+
+    /// The final norm of `[rows, hidden]`.
+    pub fn norm(&self, x: &Tensor) -> Result<Tensor> {
+        self.norm.forward(x)
     }
 }

@@ -1,6 +1,7 @@
 //! The Janus network whole: every weight, one ragged forward pass for serving and for training. Knows tensors only; prompts,
 //! files and caches come from elsewhere.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -76,6 +77,16 @@ impl Span<'_> {
     }
 }
 
+/// Every span attends to itself.
+fn reach(spans: &[Span<'_>]) -> Reach<'static> {
+    let segments = spans.iter().scan(0, |row, span| {
+        let segment = Segment { row: *row, len: span.len(), position: span.start };
+        *row += segment.len;
+        Some(segment)
+    });
+    Reach::Segments(Arc::new(segments.collect()))
+}
+
 /// All weights.
 pub struct Network {
     vision: Vision,
@@ -142,7 +153,10 @@ impl Network {
     }
 
     /// The spans' embeddings, row after row: `[rows, hidden]`.
-    fn embed(&self, spans: &[Span<'_>]) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// When there is no position, or an id is none of the model's.
+    pub fn embed(&self, spans: &[Span<'_>]) -> Result<Tensor> {
         let (mut text, mut codes, mut features) = (Vec::new(), Vec::new(), Vec::new());
         for chunk in spans.iter().flat_map(|span| &span.chunks) {
             match chunk {
@@ -182,13 +196,27 @@ impl Network {
 
     /// Whole sequences at once, differentiable: the hidden state of every position, `[rows, hidden]`, span after span.
     pub fn forward(&self, spans: &[Span<'_>]) -> Result<Tensor> {
-        let segments = spans.iter().scan(0, |row, span| {
-            let segment = Segment { row: *row, len: span.len(), position: span.start };
-            *row += segment.len;
-            Some(segment)
-        });
-        let segments = Arc::new(segments.collect());
-        self.decoder.forward(&self.embed(spans)?, &Reach::Segments(segments))
+        self.decoder.forward(&self.embed(spans)?, &reach(spans))
+    }
+
+    /// How many layers the decoder has.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.decoder.depth()
+    }
+
+    /// The part of [`Network::forward`] that some of the decoder's layers are: what [`Network::embed`] or the layer before made of
+    /// `spans` → what the last of `range` makes of it, both `[rows, hidden]`.
+    ///
+    /// # Errors
+    /// When there are no such layers, or the rows are not those of `spans`.
+    pub fn layers(&self, range: Range<usize>, x: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
+        self.decoder.layers(range, x, &reach(spans))
+    }
+
+    /// The part of [`Network::forward`] after all layers, `[rows, hidden]`.
+    pub fn norm(&self, x: &Tensor) -> Result<Tensor> {
+        self.decoder.norm(x)
     }
 
     /// Continues the sequences in `slots`: the hidden state of the last position of each span, `[spans, hidden]`.

@@ -8,6 +8,7 @@ mod log;
 pub mod optim;
 pub mod pretrain;
 pub mod run;
+pub mod segments;
 pub mod trainable;
 
 use crate::model::params::ParamError;

@@ -33,6 +33,9 @@ struct Slot {
     grad: Option<Tensor>,
 }
 
+/// The gradients of one pass, by variable; of those that it reached.
+pub struct Pass(Vec<Option<Tensor>>);
+
 /// Decoupled weight decay Adam (Loshchilov and Hutter, 2019).
 pub struct AdamW {
     slots: Vec<Slot>,
@@ -55,18 +58,38 @@ impl AdamW {
     /// # Errors
     /// When a variable has no gradient (candle loses them silently) or the norm is not finite; nothing is changed then.
     pub fn step(&mut self, grads: &GradStore, lr: f64) -> Result<f64> {
-        self.accumulate(grads, |_| true)?;
+        let mut pass = self.begin();
+        self.gather(grads, &mut pass)?;
+        self.accumulate(pass, |_| true)?;
         self.apply(lr)
+    }
+
+    /// A pass that has reached nothing yet.
+    #[must_use]
+    pub fn begin(&self) -> Pass {
+        Pass(self.slots.iter().map(|_| None).collect())
+    }
+
+    /// Adds what a pass, or a part of it, has brought.
+    ///
+    /// # Errors
+    /// When a gradient has another shape, or memory runs out.
+    pub fn gather(&self, grads: &GradStore, pass: &mut Pass) -> Result<()> {
+        for (slot, sum) in self.slots.iter().zip(&mut pass.0) {
+            let Some(grad) = grads.get(&slot.var) else { continue };
+            *sum = Some(sum.take().map_or_else(|| Ok(grad.clone()), |sum| sum + grad)?.detach());
+        }
+        Ok(())
     }
 
     /// Adds the gradients of one pass to those of the step under way.
     ///
     /// # Errors
     /// When one of the `expected` variables has no gradient; candle loses them silently.
-    pub fn accumulate(&mut self, grads: &GradStore, expected: impl Fn(&str) -> bool) -> Result<()> {
-        for slot in &mut self.slots {
-            match (grads.get(&slot.var), slot.grad.take()) {
-                (Some(grad), None) => slot.grad = Some(grad.detach()),
+    pub fn accumulate(&mut self, pass: Pass, expected: impl Fn(&str) -> bool) -> Result<()> {
+        for (slot, grad) in self.slots.iter_mut().zip(pass.0) {
+            match (grad, slot.grad.take()) {
+                (Some(grad), None) => slot.grad = Some(grad),
                 (Some(grad), Some(sum)) => slot.grad = Some((sum + grad)?.detach()),
                 (None, _) if expected(&slot.name) => bail!("no gradient reached `{}`", slot.name),
                 (None, sum) => slot.grad = sum,

@@ -52,7 +52,7 @@ const PRIVATE: [(&str, &[&str]); 7] = [
         ],
     ),
     ("clap", &["config", "main"]),
-    ("candle_core", &["model", "engine", "train", "commands", "demo", "log", "serve", "teach", "main"]),
+    ("candle_core", &["model", "engine", "train", "bench_train", "commands", "demo", "log", "serve", "teach", "main"]),
 ];
 
 fn floor(wing: &str) -> Option<u8> {

@@ -195,6 +195,25 @@ fn rewards_that_ask_the_model_stay_in_their_ranges() {
     assert!(of(&metrics, "matching") > 0.0 && of(&metrics, "question") > 0.0, "{metrics:?}");
 }
 
+#[test]
+fn segments_change_nothing_that_is_learned() {
+    let model = model();
+    let lora = Some(Lora { rank: 4, alpha: 8.0, seed: 1 });
+    for (practice, lora) in [(Practice::Unified, None), (Practice::Drawing, lora)] {
+        let step = |segment| {
+            let mut stage = stage(&model, CorlOptions { segment, lora, ..options(practice, &model) });
+            let metrics = stage.step(0).unwrap();
+            (stage.settings(), metrics, stage.state().unwrap())
+        };
+        let (settings, metrics, state) = step(None);
+        for segment in [1, 4] {
+            let (other_settings, other_metrics, other_state) = step(Some(segment));
+            assert_eq!((other_settings, other_metrics), (settings.clone(), metrics.clone()), "{practice:?} {segment}");
+            assert!(same(&other_state, &state), "{practice:?} {segment}");
+        }
+    }
+}
+
 /// A reward that says what it is told to.
 struct Says(fn(usize) -> f64);
 

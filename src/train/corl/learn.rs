@@ -2,13 +2,13 @@
 //! them at once as there are cores. Knows nothing of where samples and advantages come from.
 
 use candle_core::Tensor;
-use candle_core::backprop::GradStore;
 use rayon::prelude::*;
 
 use super::super::TrainError;
-use super::super::optim::AdamW;
-use super::loss::{Aggregate, Objective, Tokens};
-use super::score::{Drawn, Prompt, log_probs};
+use super::super::optim::{AdamW, Pass};
+use super::super::segments;
+use super::loss::{Aggregate, Objective, Outcome, Tokens};
+use super::score::{Drawn, Plan, Prompt, log_probs};
 use crate::model::network::Network;
 
 /// What pictures alone do not reach.
@@ -65,6 +65,8 @@ pub(super) struct Learner<'a> {
     pub aggregate: Aggregate,
     /// Most positions of one pass.
     pub positions: usize,
+    /// Layers of a pass that are in memory at once; all where it is not said.
+    pub segment: Option<usize>,
 }
 
 /// Samples of one kind that one pass takes, and what all of their kind come to.
@@ -107,21 +109,20 @@ impl Learner<'_> {
         let mut learned = Learned::default();
         // Gradients are added in the order of the parts, whichever is done first.
         for parts in parts.chunks(rayon::current_num_threads()) {
-            let passes: Vec<_> = parts.par_iter().map(|part| Ok((part, self.pass(part)?))).collect();
-            for pass in passes {
-                let (part, (gradients, shown)) = pass.map_err(TrainError::Tensor)?;
+            let passes: Vec<_> = parts.par_iter().map(|part| self.pass(part, optim)).collect();
+            for (part, pass) in parts.iter().zip(passes) {
+                let (pass, shown) = pass?;
                 let pictures = part.samples.first().is_some_and(Learning::is_picture);
-                optim.accumulate(&gradients, |name| !(pictures && name.starts_with(WORDS)))?;
+                optim.accumulate(pass, |name| !(pictures && name.starts_with(WORDS)))?;
                 learned.add(&shown);
             }
         }
         Ok(learned)
     }
 
-    fn pass(&self, part: &Part<'_, '_>) -> candle_core::Result<(GradStore, Learned)> {
+    fn pass(&self, part: &Part<'_, '_>, optim: &AdamW) -> candle_core::Result<(Pass, Learned)> {
         let Part { samples, of, tokens } = *part;
         let drawn: Vec<Drawn<'_>> = samples.iter().map(|sample| sample.drawn.clone()).collect();
-        let now = log_probs(self.network, &drawn)?;
         let reference = match self.objective.beta {
             0.0 => None,
             _ => Some(log_probs(self.reference, &drawn)?),
@@ -129,34 +130,38 @@ impl Learner<'_> {
         let of_tokens = |value: &dyn Fn(&Learning<'_>) -> f64| {
             let values =
                 samples.iter().flat_map(|sample| std::iter::repeat_n(value(sample) as f32, sample.drawn.tokens.len()));
-            Tensor::new(values.collect::<Vec<f32>>(), now.device())
+            Tensor::new(values.collect::<Vec<f32>>(), self.network.device())
         };
         let weight =
             |sample: &Learning<'_>| sample.times as f64 * self.aggregate.weight(sample.drawn.tokens.len(), of, tokens);
         let sampled: Vec<f32> = samples.iter().flat_map(|sample| sample.sampled).copied().collect();
-        let tokens = Tokens {
-            now: &now,
-            sampled: &Tensor::new(sampled, now.device())?,
-            reference: reference.as_ref(),
-            advantages: &of_tokens(&|sample| sample.advantage)?,
-            weights: &of_tokens(&weight)?,
-        };
-        let outcome = self.objective.of(&tokens)?;
-        let gradients = outcome.loss.backward()?;
-        let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().map(f64::from);
-        let drifts = outcome.log_ratio.to_vec1::<f32>()?.into_iter().map(|log_ratio| f64::from(log_ratio.abs()));
         let mut learned = Learned {
             samples: samples.iter().map(|sample| sample.times).sum(),
             scored: samples.len(),
-            loss: scalar(&outcome.loss)?,
-            kl: outcome.kl.as_ref().map_or(Ok(0.0), scalar)?,
             ..Learned::default()
         };
-        for drift in drifts {
-            learned.tokens += 1;
-            learned.drift += drift;
-            learned.most = learned.most.max(drift);
-        }
-        Ok((gradients, learned))
+        let (plan, mut pass) = (Plan::new(&drawn)?, optim.begin());
+        let loss = |hidden: &Tensor| {
+            let tokens = Tokens {
+                now: &plan.log_probs(self.network, hidden)?,
+                sampled: &Tensor::new(sampled, self.network.device())?,
+                reference: reference.as_ref(),
+                advantages: &of_tokens(&|sample| sample.advantage)?,
+                weights: &of_tokens(&weight)?,
+            };
+            let Outcome { loss, kl, log_ratio } = self.objective.of(&tokens)?;
+            let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().map(f64::from);
+            learned.loss = scalar(&loss)?;
+            learned.kl = kl.as_ref().map_or(Ok(0.0), scalar)?;
+            for log_ratio in log_ratio.to_vec1::<f32>()? {
+                let drift = f64::from(log_ratio.abs());
+                learned.tokens += 1;
+                learned.drift += drift;
+                learned.most = learned.most.max(drift);
+            }
+            Ok(loss)
+        };
+        segments::backward(self.network, plan.spans(), self.segment, loss, |grads| optim.gather(grads, &mut pass))?;
+        Ok((pass, learned))
     }
 }

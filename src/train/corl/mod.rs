@@ -48,6 +48,7 @@ impl CorlOptions {
             lora: None,
             schedule: Schedule { peak: 1e-4, warmup: 10, decay: 0.3 },
             positions: 2048,
+            segment: None,
         }
     }
 

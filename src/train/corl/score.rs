@@ -1,5 +1,5 @@
 //! log π of tokens that were drawn, under weights that may learn: the trainer's side of what the engine noted while drawing. One ragged
-//! pass over whole sequences; guidance included. Knows nothing of rewards.
+//! pass over whole sequences; guidance included. Knows nothing of rewards, and not how the hidden states are computed.
 
 use std::ops::Range;
 
@@ -56,59 +56,92 @@ fn place<'a>(spans: &mut Vec<Span<'a>>, chunks: Vec<Chunk<'a>>, length: usize) -
     (end - length) as u32..end as u32
 }
 
+/// Samples laid out for one pass: the sequences to run, and which rows of them predict what.
+pub struct Plan<'a> {
+    samples: &'a [Drawn<'a>],
+    spans: Vec<Span<'a>>,
+    /// Of each sample, the rows that predict its reply: conditional, and unconditional where guidance needs them.
+    rows: Vec<(Range<u32>, Option<Range<u32>>)>,
+}
+
+impl<'a> Plan<'a> {
+    /// # Errors
+    /// When a picture of a prompt has no features.
+    pub fn new(samples: &'a [Drawn<'a>]) -> Result<Self> {
+        let mut spans = Vec::with_capacity(2 * samples.len());
+        let mut rows = Vec::with_capacity(samples.len());
+        for sample in samples {
+            let length = sample.tokens.len();
+            let said = sample.tokens.get(..length.saturating_sub(1)).unwrap_or_default();
+            match &sample.prompt {
+                Prompt::Picture { prompt, guidance } => {
+                    let conditional =
+                        place(&mut spans, vec![Chunk::Text(&prompt.conditional), Chunk::Codes(said)], length);
+                    let unconditional = (*guidance != 1.0).then(|| {
+                        place(&mut spans, vec![Chunk::Text(&prompt.unconditional), Chunk::Codes(said)], length)
+                    });
+                    rows.push((conditional, unconditional));
+                }
+                Prompt::Answer { prompt, features } => {
+                    let mut chunks = prompt.chunks(features.as_ref(), 0)?;
+                    chunks.push(Chunk::Text(said));
+                    rows.push((place(&mut spans, chunks, length), None));
+                }
+            }
+        }
+        Ok(Self { samples, spans, rows })
+    }
+
+    /// The sequences, for [`Network::forward`].
+    #[must_use]
+    pub fn spans(&self) -> &[Span<'a>] {
+        &self.spans
+    }
+
+    /// The hidden states of [`Plan::spans`], `[positions, hidden]` → log π of every token, sample after sample, `[tokens]`, f32,
+    /// differentiable in both the states and the heads of `network`.
+    ///
+    /// # Errors
+    /// When there is no sample, a sample is empty, or an id is none of the model's.
+    pub fn log_probs(&self, network: &Network, hidden: &Tensor) -> Result<Tensor> {
+        let Self { samples, rows, .. } = self;
+        let mut order: Vec<usize> = (0..samples.len()).collect();
+        order.sort_by_key(|&at| samples[at].key());
+        let mut groups = Vec::new();
+        // Where each sample's tokens begin in the groups one after another.
+        let (mut begins, mut done) = (vec![0u32; samples.len()], 0);
+        for group in order.chunk_by(|&a, &b| samples[a].key() == samples[b].key()) {
+            let pick = |rows: Vec<u32>| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
+            let ids: Vec<u32> = group.iter().flat_map(|&at| samples[at].tokens).copied().collect();
+            let conditional = pick(group.iter().flat_map(|&at| rows[at].0.clone()).collect())?;
+            let unconditional: Vec<u32> = group.iter().filter_map(|&at| rows[at].1.clone()).flatten().collect();
+            let first = &samples[group[0]];
+            let logits = match first.prompt {
+                Prompt::Answer { .. } => network.text_logits(&conditional)?,
+                Prompt::Picture { guidance, .. } if !unconditional.is_empty() => {
+                    let (c, u) = (network.image_logits(&conditional)?, network.image_logits(&pick(unconditional)?)?);
+                    policy::guide(&c, &u, f64::from(guidance))?
+                }
+                Prompt::Picture { .. } => network.image_logits(&conditional)?,
+            };
+            groups.push(policy::log_prob_of(&logits, &ids, f64::from(first.temperature))?);
+            for &at in group {
+                begins[at] = done;
+                done += samples[at].tokens.len() as u32;
+            }
+        }
+        let all = Tensor::cat(&groups, 0)?;
+        let back: Vec<u32> =
+            samples.iter().zip(begins).flat_map(|(sample, begin)| begin..begin + sample.tokens.len() as u32).collect();
+        all.index_select(&Tensor::new(back, all.device())?, 0)
+    }
+}
+
 /// log π of every token, sample after sample, `[tokens]`, f32, differentiable in the weights of `network`.
 ///
 /// # Errors
 /// When there is no sample, a sample is empty, or an id is none of the model's.
 pub fn log_probs(network: &Network, samples: &[Drawn<'_>]) -> Result<Tensor> {
-    let mut spans = Vec::with_capacity(2 * samples.len());
-    let mut rows = Vec::with_capacity(samples.len());
-    for sample in samples {
-        let length = sample.tokens.len();
-        let said = sample.tokens.get(..length.saturating_sub(1)).unwrap_or_default();
-        match &sample.prompt {
-            Prompt::Picture { prompt, guidance } => {
-                let conditional = place(&mut spans, vec![Chunk::Text(&prompt.conditional), Chunk::Codes(said)], length);
-                let unconditional = (*guidance != 1.0)
-                    .then(|| place(&mut spans, vec![Chunk::Text(&prompt.unconditional), Chunk::Codes(said)], length));
-                rows.push((conditional, unconditional));
-            }
-            Prompt::Answer { prompt, features } => {
-                let mut chunks = prompt.chunks(features.as_ref(), 0)?;
-                chunks.push(Chunk::Text(said));
-                rows.push((place(&mut spans, chunks, length), None));
-            }
-        }
-    }
-    let hidden = network.forward(&spans)?; // [positions, hidden]
-
-    let mut order: Vec<usize> = (0..samples.len()).collect();
-    order.sort_by_key(|&at| samples[at].key());
-    let mut groups = Vec::new();
-    // Where each sample's tokens begin in the groups one after another.
-    let (mut begins, mut done) = (vec![0u32; samples.len()], 0);
-    for group in order.chunk_by(|&a, &b| samples[a].key() == samples[b].key()) {
-        let pick = |rows: Vec<u32>| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
-        let ids: Vec<u32> = group.iter().flat_map(|&at| samples[at].tokens).copied().collect();
-        let conditional = pick(group.iter().flat_map(|&at| rows[at].0.clone()).collect())?;
-        let unconditional: Vec<u32> = group.iter().filter_map(|&at| rows[at].1.clone()).flatten().collect();
-        let first = &samples[group[0]];
-        let logits = match first.prompt {
-            Prompt::Answer { .. } => network.text_logits(&conditional)?,
-            Prompt::Picture { guidance, .. } if !unconditional.is_empty() => {
-                let (c, u) = (network.image_logits(&conditional)?, network.image_logits(&pick(unconditional)?)?);
-                policy::guide(&c, &u, f64::from(guidance))?
-            }
-            Prompt::Picture { .. } => network.image_logits(&conditional)?,
-        };
-        groups.push(policy::log_prob_of(&logits, &ids, f64::from(first.temperature))?);
-        for &at in group {
-            begins[at] = done;
-            done += samples[at].tokens.len() as u32;
-        }
-    }
-    let all = Tensor::cat(&groups, 0)?;
-    let back: Vec<u32> =
-        samples.iter().zip(begins).flat_map(|(sample, begin)| begin..begin + sample.tokens.len() as u32).collect();
-    all.index_select(&Tensor::new(back, all.device())?, 0)
+    let plan = Plan::new(samples)?;
+    plan.log_probs(network, &network.forward(plan.spans())?)
 }

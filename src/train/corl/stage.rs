@@ -72,6 +72,8 @@ pub struct CorlOptions {
     pub schedule: Schedule,
     /// Most positions of one pass forward and back, of which there are as many at once as cores; memory goes with it, and nothing else.
     pub positions: usize,
+    /// Layers that such a pass keeps in memory at once, computing the others again when their turn comes; without it all, once.
+    pub segment: Option<usize>,
 }
 
 /// See the module text.
@@ -275,6 +277,7 @@ impl CorlStage {
             objective: self.options.objective,
             aggregate: self.options.aggregate,
             positions: self.options.positions,
+            segment: self.options.segment,
         };
         learner.learn(samples, &mut self.optim)
     }
@@ -299,6 +302,7 @@ impl Stage for CorlStage {
             settings.remove("steps");
         }
         settings.remove("positions");
+        settings.remove("segment");
         settings.insert("stage".into(), self.name().into());
         settings.insert("model".into(), self.base.version().0.as_str().into());
         settings.insert("data".into(), self.source.digest().into());
