@@ -1,7 +1,7 @@
 //! ULM Server: a unified multimodal model (Janus-Pro, ULM-R1) that draws and answers behind an OpenAI-style API.
 //!
 //! Floors, from the ground up; a file imports from its own folder and from lower floors only (`tests/it/floors.rs`):
-//! 0 `domain` · 1 `model`, `store`, `world` · 2 `engine`, `picture`, `reward` · 3 `api`, `train` · 4 the rest.
+//! 0 `domain` · 1 `model`, `store`, `world` · 2 `critic`, `engine`, `picture` · 3 `reward` · 4 `api`, `train` · 5 the rest.
 
 pub mod api;
 pub mod bench;
@@ -9,6 +9,7 @@ pub mod bench_ledger;
 pub mod bench_train;
 pub mod commands;
 pub mod config;
+pub mod critic;
 pub mod demo;
 pub mod domain;
 pub mod engine;

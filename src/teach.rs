@@ -6,17 +6,24 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use candle_core::Device;
 use serde::Serialize;
 
 use crate::config::{
     Data, Merge, MergeName, PairingName, Preset, RewardName, ScaleName, ScoredName, Train, TrainStage,
 };
+use crate::critic::CriticError;
+use crate::critic::bert::BertScore;
+use crate::critic::blip::Blip;
+use crate::critic::clip::Clip;
+use crate::critic::lpips::Lpips;
 use crate::engine::{Engine, EngineOptions, Halt};
 use crate::model::Model;
 use crate::model::save::decimal;
 use crate::reward::answer::QaType;
+use crate::reward::clip::ClipScore;
+use crate::reward::cycle::Cycle;
 use crate::reward::{
     Accuracy, AnswerReward, Captioned, DrawReward, Format, Likeness, Majority, Matching, Mix, Noise, Questioned,
     Variety, Verifier,
@@ -120,7 +127,26 @@ fn usual(data: &Data) -> Vec<(RewardName, f64)> {
     draws.iter().chain(&[(RewardName::Accuracy, 1.0), (RewardName::Format, 1.0)]).copied().collect()
 }
 
-fn rewards(named: &[(RewardName, f64)]) -> (Mix<dyn DrawReward>, Mix<dyn AnswerReward>) {
+/// A network of the folder `critics`, for the reward `name`.
+fn critic<T>(
+    name: &str,
+    critics: Option<&Path>,
+    network: &str,
+    load: impl FnOnce(&Path) -> Result<T, CriticError>,
+) -> anyhow::Result<T> {
+    let critics = critics.with_context(|| {
+        format!(
+            "--reward {name} judges by networks that are no part of the model: name their folder with --critics \
+             (`caption`, `likeness` and `matching` want none)"
+        )
+    })?;
+    load(&critics.join(network)).with_context(|| format!("--reward {name} needs `{network}`"))
+}
+
+fn rewards(
+    named: &[(RewardName, f64)],
+    critics: Option<&Path>,
+) -> anyhow::Result<(Mix<dyn DrawReward>, Mix<dyn AnswerReward>)> {
     let mut draws: Vec<(Box<dyn DrawReward>, f64)> = Vec::new();
     let mut answers: Vec<(Box<dyn AnswerReward>, f64)> = Vec::new();
     for &(name, weight) in named {
@@ -131,6 +157,18 @@ fn rewards(named: &[(RewardName, f64)]) -> (Mix<dyn DrawReward>, Mix<dyn AnswerR
             RewardName::Likeness => draws.push((Box::new(Likeness), weight)),
             RewardName::Matching => draws.push((Box::new(Matching), weight)),
             RewardName::Variety => draws.push((Box::new(Variety), weight)),
+            RewardName::Cycle => {
+                let bert = critic("cycle", critics, "bert", BertScore::load)?;
+                let lpips = critic("cycle", critics, "lpips", Lpips::load)?;
+                let blip = match critics.is_some_and(|critics| critics.join("blip").exists()) {
+                    true => Some(critic("cycle", critics, "blip", Blip::load)?),
+                    false => None,
+                };
+                draws.push((Box::new(Cycle { bert, lpips, blip }), weight));
+            }
+            RewardName::Clip => {
+                draws.push((Box::new(ClipScore { clip: critic("clip", critics, "clip", Clip::load)? }), weight));
+            }
             RewardName::Accuracy => answers.push((Box::new(Accuracy), weight)),
             RewardName::Format => answers.push((Box::new(Format), weight)),
             RewardName::Majority => answers.push((Box::new(Majority), weight)),
@@ -140,7 +178,7 @@ fn rewards(named: &[(RewardName, f64)]) -> (Mix<dyn DrawReward>, Mix<dyn AnswerR
             }
         }
     }
-    (Mix::new(draws), Mix::new(answers))
+    Ok((Mix::new(draws), Mix::new(answers)))
 }
 
 /// Seed of the held-out suite that a run is judged by. The defaults were chosen by the suite of seed 1.
@@ -182,7 +220,7 @@ pub fn train(options: &Train) -> anyhow::Result<()> {
         Data::File(file) => (Source::Rows(Rows::read(file, settings.practice)?), file.display().to_string()),
     };
     let named = if options.rewards.is_empty() { usual(&options.data) } else { options.rewards.clone() };
-    let (draws, answers) = rewards(&named);
+    let (draws, answers) = rewards(&named, options.critics.as_deref())?;
     let (guidance, folder) = (settings.guidance, options.out.join(settings.practice.name()));
     std::fs::create_dir_all(&folder).with_context(|| format!("`{}` cannot be written", folder.display()))?;
     let (before, at_first) = judge(Arc::clone(&base), options, guidance, &folder.join("before.png"))?;
@@ -239,4 +277,30 @@ pub fn merge(options: &Merge) -> anyhow::Result<()> {
     merged.save(&options.out)?;
     writeln!(std::io::stdout(), "the model is in {0}\n  ulm serve --model {0}", options.out.display())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_that_are_not_there_are_asked_for() {
+        let said = |name, critics: Option<&str>| {
+            let refused = rewards(&[(name, 1.0)], critics.map(Path::new)).err();
+            format!("{:#}", refused.expect("it is not refused"))
+        };
+        let bare = said(RewardName::Cycle, None);
+        assert!(bare.contains("--reward cycle") && bare.contains("--critics"), "{bare}");
+        assert_eq!(said(RewardName::Cycle, Some("no")), "--reward cycle needs `bert`: there is no folder `no/bert`");
+        assert_eq!(said(RewardName::Clip, Some("no")), "--reward clip needs `clip`: there is no folder `no/clip`");
+    }
+
+    #[test]
+    fn networks_that_are_there_are_used() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/critic");
+        let named = [(RewardName::Cycle, 1.0), (RewardName::Clip, 0.5)];
+        let (draws, _) = rewards(&named, Some(Path::new(folder))).unwrap();
+        let labels: Vec<String> = draws.labels().collect();
+        assert!(labels[0].starts_with("cycle 1 bert:") && labels[1].starts_with("clip 1 clip:"), "{labels:?}");
+    }
 }

@@ -36,10 +36,16 @@ pub struct Train {
     pub data: Data,
     /// What is rewarded, with its weight, in place of the defaults; may be given several times. Pictures: `world` (the verifier),
     /// `question` (the row's question answered on the drawn picture), `caption` (the model's own caption against the prompt),
-    /// `likeness` (to the real picture), `matching` (of prompt and picture in the model's states), `variety` (of colours in a group). Answers: `accuracy`, `format`,
-    /// `majority` (of the group, for rows without a solution). Both: `noise` (means nothing: a control)
+    /// `likeness` (to the real picture), `matching` (of prompt and picture in the model's states), `variety` (of colours in a
+    /// group), and, by networks of `--critics`, `cycle` (CoRL's: a caption against the prompt and the picture against the real one)
+    /// and `clip` (prompt and picture). Answers: `accuracy`, `format`, `majority` (of the group, for rows without a solution).
+    /// Both: `noise` (means nothing: a control)
     #[arg(long = "reward", value_name = "NAME[=WEIGHT]", value_parser = reward)]
     pub rewards: Vec<(RewardName, f64)>,
+    /// Folder with the networks that `cycle` and `clip` judge by, each in a folder of its own in the Hugging Face layout: `bert`
+    /// (bert-base-uncased), `lpips` (see examples/lpips.py), `blip` (captions; without it the model's own) and `clip`
+    #[arg(long, value_name = "FOLDER")]
+    pub critics: Option<PathBuf>,
     /// Model to begin with: a folder in the Hugging Face Janus layout [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
@@ -166,6 +172,8 @@ pub enum RewardName {
     Likeness,
     Matching,
     Variety,
+    Cycle,
+    Clip,
     Accuracy,
     Format,
     Majority,

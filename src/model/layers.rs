@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::ops;
-use super::params::{Built, Init, Scope};
+use super::params::{Built, Init, ParamError, Scope};
 
 /// `x W^T (+ b)`.
 pub struct Linear {
@@ -20,6 +20,17 @@ impl Linear {
         let weight = at.get("weight", &[outputs, inputs], init)?;
         let bias = bias.then(|| at.get("bias", &[outputs], Init::Const(0.0))).transpose()?;
         Ok(Self { weight, bias })
+    }
+
+    /// Several of the same inputs as one, their outputs side by side.
+    pub fn joined(parts: &[Scope<'_>], inputs: usize, outputs: usize) -> Built<Self> {
+        let parts = parts.iter().map(|at| Self::new(at, inputs, outputs, true)).collect::<Built<Vec<_>>>()?;
+        let join = |tensors: Vec<&Tensor>| {
+            Tensor::cat(&tensors, 0).map_err(|source| ParamError::Tensor { name: "of joined layers".into(), source })
+        };
+        let weight = join(parts.iter().map(|part| &part.weight).collect())?;
+        let bias = join(parts.iter().filter_map(|part| part.bias.as_ref()).collect())?;
+        Ok(Self { weight, bias: Some(bias) })
     }
 
     /// `[rows, in]` → `[rows, out]`.

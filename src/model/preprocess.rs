@@ -1,5 +1,5 @@
 //! Pictures as the vision encoder wants them: scaled so that the longer side fits, centred on a grey square, normalised.
-//! Scaling is Pillow's antialiased bicubic on 8-bit channels to the last bit (fixed-point weights, rounding to 8 bits between
+//! Scaling is Pillow's antialiased resampling of 8-bit channels to the last bit (fixed-point weights, rounding to 8 bits between
 //! the two passes), because the published models were trained behind it. Knows nothing of files, formats or tensors.
 
 use rayon::prelude::*;
@@ -150,7 +150,7 @@ impl Preprocess {
         let scale = self.side as f64 / width.max(height) as f64;
         let scaled = |length: usize| ((length as f64 * scale).round_ties_even() as usize).max(self.min_size);
         let (new_width, new_height) = (scaled(width), scaled(height));
-        let small = resize(picture, new_width, new_height);
+        let small = resize(picture, new_width, new_height, Filter::Bicubic);
         let (left, top) = ((self.side - new_width) / 2, (self.side - new_height) / 2);
         let area = self.side * self.side;
         let mut chw = vec![0.0; 3 * area];
@@ -171,13 +171,37 @@ impl Preprocess {
     }
 }
 
-/// Pillow's antialiased bicubic: across first, rounded to bytes, then down. A side of zero counts as one.
+/// One of Pillow's filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    Bilinear,
+    Bicubic,
+}
+
+impl Filter {
+    /// How far it reaches, in pixels.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+        }
+    }
+
+    fn kernel(self, x: f64) -> f64 {
+        match self {
+            Self::Bilinear => (1.0 - x.abs()).max(0.0),
+            Self::Bicubic => keys(x),
+        }
+    }
+}
+
+/// Pillow's antialiased resampling: across first, rounded to bytes, then down. A side of zero counts as one.
 /// (Pillow 13 scales tall pictures down first, which moves bytes beside hard edges by a few levels; the published models were trained before.)
 #[must_use]
-pub fn resize(picture: &Picture, width: usize, height: usize) -> Picture {
+pub fn resize(picture: &Picture, width: usize, height: usize, filter: Filter) -> Picture {
     let (width, height) = (width.max(1), height.max(1));
     let across = (width != picture.width()).then(|| {
-        let taps = Taps::new(picture.width(), width);
+        let taps = Taps::new(picture.width(), width, filter);
         let mut out = Picture::filled(width, picture.height(), [0; 3]);
         let rows = picture.rgb().par_chunks_exact(3 * picture.width());
         out.rgb_mut().par_chunks_exact_mut(3 * width).zip(rows).for_each(|(to, from)| taps.across(from, to));
@@ -187,7 +211,7 @@ pub fn resize(picture: &Picture, width: usize, height: usize) -> Picture {
     if height == picture.height() {
         return narrow.clone();
     }
-    let taps = Taps::new(picture.height(), height);
+    let taps = Taps::new(picture.height(), height, filter);
     let mut out = Picture::filled(width, height, [0; 3]);
     out.rgb_mut().par_chunks_exact_mut(3 * width).enumerate().for_each(|(y, to)| taps.down(narrow.rgb(), y, to));
     out
@@ -214,11 +238,11 @@ struct Taps {
 }
 
 impl Taps {
-    fn new(from: usize, to: usize) -> Self {
+    fn new(from: usize, to: usize, filter: Filter) -> Self {
         let scale = from as f64 / to as f64;
         // Shrinking widens the kernel over all the pixels that fall together.
         let spread = scale.max(1.0);
-        let support = 2.0 * spread;
+        let support = filter.support() * spread;
         let inverse = 1.0 / spread;
         let (mut starts, mut weights) = (Vec::with_capacity(to), Vec::with_capacity(to));
         for position in 0..to {
@@ -226,7 +250,7 @@ impl Taps {
             let start = (centre - support + 0.5).max(0.0) as usize;
             let end = ((centre + support + 0.5) as usize).min(from);
             let kernel: Vec<f64> =
-                (0..end - start).map(|i| keys(((i + start) as f64 - centre + 0.5) * inverse)).collect();
+                (0..end - start).map(|i| filter.kernel(((i + start) as f64 - centre + 0.5) * inverse)).collect();
             let total: f64 = kernel.iter().sum();
             let total = if total == 0.0 { 1.0 } else { total };
             let fixed = |weight: &f64| {
@@ -291,8 +315,10 @@ mod tests {
     fn one_colour_stays_one_colour() {
         for colour in [[0, 128, 255], [255; 3]] {
             for (width, height) in [(1, 1), (7, 300), (300, 7), (64, 64)] {
-                let out = resize(&Picture::filled(width, height, colour), 33, 20);
-                assert_eq!(out, Picture::filled(33, 20, colour));
+                for filter in [Filter::Bilinear, Filter::Bicubic] {
+                    let out = resize(&Picture::filled(width, height, colour), 33, 20, filter);
+                    assert_eq!(out, Picture::filled(33, 20, colour));
+                }
             }
         }
     }

@@ -212,9 +212,22 @@ pub fn split(memory: &Tensors, query_rows: usize) -> Result<Tensors, WeightsErro
 /// # Errors
 /// When the bytes are damaged or a tensor holds a type other than f64, f32, f16 or bf16, or a value that is not finite.
 pub fn parse(bytes: &[u8], dtype: DType, device: &Device) -> Result<Tensors, WeightsError> {
+    parse_some(bytes, dtype, device, |_| true)
+}
+
+/// Reads those tensors of safetensors bytes whose names are `wanted`; the others may hold anything.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_some(
+    bytes: &[u8],
+    dtype: DType,
+    device: &Device,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Tensors, WeightsError> {
     let views = safetensors::SafeTensors::deserialize(bytes).map_err(WeightsError::Format)?;
     let mut tensors = Tensors::new();
-    for (name, view) in views.tensors() {
+    for (name, view) in views.tensors().into_iter().filter(|(name, _)| wanted(name)) {
         let stored: DType = view.dtype().try_into().map_err(failed(&name))?;
         if !matches!(stored, DType::F64 | DType::F32 | DType::F16 | DType::BF16) {
             return Err(bad(&name, format!("has element type {stored:?}; f32, f16 and bf16 are understood")));

@@ -1,7 +1,9 @@
-//! Floor 2: the samples of a group in, a number for each out. Each reward has a name, a version and a range; what lacks something it
+//! Floor 3: the samples of a group in, a number for each out. Each reward has a name, a version and a range; what lacks something it
 //! needs (the real picture, a requirement) is absent for that record, never zero. Knows nothing of learning.
 
 pub mod answer;
+pub mod clip;
+pub mod cycle;
 pub mod format;
 pub mod matching;
 pub mod pixels;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use self::answer::QaType;
+use crate::critic::CriticError;
 use crate::domain::picture::Picture;
 use crate::world::{Requirement, judge};
 
@@ -60,6 +63,14 @@ pub enum RewardError {
     Nothing,
     #[error("the model could not be asked: {0}")]
     Oracle(String),
+    #[error("{0}")]
+    Critic(String),
+}
+
+impl From<CriticError> for RewardError {
+    fn from(error: CriticError) -> Self {
+        Self::Critic(error.to_string())
+    }
 }
 
 /// What a reward may ask a model.
@@ -88,6 +99,10 @@ pub struct States {
 /// Scores the pictures of a group.
 pub trait DrawReward: Send + Sync {
     fn label(&self) -> Label;
+    /// The networks of its own that it judges by, each with what stands for its files.
+    fn critics(&self) -> Vec<(&'static str, &str)> {
+        Vec::new()
+    }
     /// One number a picture; `None` where the record lacks what it needs.
     ///
     /// # Errors
@@ -151,14 +166,19 @@ pub struct Captioned;
 /// How the model is asked for a caption (ULM-R1's fork).
 const CAPTION: &str = "Describe the main content of the image in one sentence.";
 
+/// What the model says that each picture shows.
+fn captions(group: &[&Picture], oracle: &dyn Oracle) -> Result<Vec<String>, RewardError> {
+    let questions: Vec<_> = group.iter().map(|&picture| (Arc::new(picture.clone()), CAPTION.to_owned())).collect();
+    oracle.answers(&questions)
+}
+
 impl DrawReward for Captioned {
     fn label(&self) -> Label {
         Label { name: "caption", version: 1, range: (0.0, 1.0) }
     }
 
     fn score(&self, wanted: &Wanted, group: &[&Picture], oracle: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
-        let questions: Vec<_> = group.iter().map(|&picture| (Arc::new(picture.clone()), CAPTION.to_owned())).collect();
-        let captions = oracle.answers(&questions)?;
+        let captions = captions(group, oracle)?;
         Ok(Some(captions.iter().map(|caption| similarity::soft_jaccard(&wanted.prompt, caption)).collect()))
     }
 }
@@ -313,14 +333,6 @@ impl<R: ?Sized> Mix<R> {
         Self(rewards)
     }
 
-    /// Each reward with its version and weight, in words.
-    pub fn labels(&self, label: impl Fn(&R) -> Label) -> impl Iterator<Item = String> {
-        self.0.iter().map(move |(reward, weight)| {
-            let Label { name, version, .. } = label(reward);
-            format!("{name} {version} × {weight}")
-        })
-    }
-
     fn sum(
         &self,
         samples: usize,
@@ -350,6 +362,15 @@ impl<R: ?Sized> Mix<R> {
 }
 
 impl Mix<dyn DrawReward> {
+    /// Each reward with its version, the networks it judges by, and its weight, in words.
+    pub fn labels(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(reward, weight)| {
+            let Label { name, version, .. } = reward.label();
+            let critics = reward.critics().into_iter().map(|(critic, digest)| format!(" {critic}:{digest}"));
+            format!("{name} {version}{} × {weight}", critics.collect::<String>())
+        })
+    }
+
     /// What each picture of a group earned.
     ///
     /// # Errors
@@ -360,6 +381,14 @@ impl Mix<dyn DrawReward> {
 }
 
 impl Mix<dyn AnswerReward> {
+    /// Each reward with its version and weight, in words.
+    pub fn labels(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(reward, weight)| {
+            let Label { name, version, .. } = reward.label();
+            format!("{name} {version} × {weight}")
+        })
+    }
+
     /// What each answer of a group earned.
     ///
     /// # Errors

@@ -65,6 +65,31 @@ fn stretched(picture: &Picture) -> Option<Rgb32FImage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::critic::tests::{close, golden, picture, text};
+    use crate::model::preprocess::{self, Filter};
+
+    /// Each pixel as 8 × 8 of them.
+    fn eightfold(picture: &Picture) -> Picture {
+        let mut large = Picture::filled(8 * picture.width(), 8 * picture.height(), [0; 3]);
+        let width = large.width();
+        for (at, pixel) in large.rgb_mut().chunks_exact_mut(3).enumerate() {
+            pixel.copy_from_slice(&picture.pixel(at % width / 8, at / width / 8).unwrap());
+        }
+        large
+    }
+
+    #[test]
+    fn windows_are_those_of_torchmetrics() {
+        for note in golden("windows") {
+            let large = |of: &str| eightfold(&preprocess::resize(&picture(text(&note, of)), 48, 48, Filter::Bicubic));
+            close(&note, "rmse", windowed_rmse(&large("a"), &large("b")).unwrap(), 1e-6);
+        }
+        // Stretched by Pillow, which rounds to bytes, where we do not.
+        for note in golden("stretched_windows") {
+            let rmse = windowed_rmse(&picture(text(&note, "a")), &picture(text(&note, "b"))).unwrap();
+            close(&note, "rmse", rmse, 2e-4);
+        }
+    }
 
     #[test]
     fn flat_pictures_differ_by_their_colours() {

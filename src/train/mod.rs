@@ -1,4 +1,4 @@
-//! Floor 3: learning. Meets the rest of the server only in weights on disk.
+//! Floor 4: learning. Meets the rest of the server only in weights on disk.
 
 pub mod corl;
 pub mod draw;

@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 use ulm::domain::picture::Picture;
 use ulm::domain::task::{Answer, Draw, Part, Role, Turn};
 use ulm::model::config::ModelConfig;
-use ulm::model::preprocess::{Preprocess, resize};
+use ulm::model::preprocess::{Filter, Preprocess, resize};
 use ulm::model::prompt::{self, AnswerPrompt, Piece, PromptError, Prompter, PrompterFiles};
 
 use crate::golden::{self, NOTES, VARIANTS};
@@ -38,7 +38,8 @@ fn scaling_is_pillows_to_the_bit() {
         let (width, height) = (side("width"), side("height"));
         let value = |x: usize, y: usize, c: usize| ((x * (3 + c) + y * (7 + 2 * c) + x * y * (c + 1) / 16) % 256) as u8;
         let rgb = (0..height).flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |c| value(x, y, c)))).collect();
-        let small = resize(&Picture::new(width, height, rgb).unwrap(), side("to_width"), side("to_height"));
+        let small =
+            resize(&Picture::new(width, height, rgb).unwrap(), side("to_width"), side("to_height"), Filter::Bicubic);
         assert_eq!(digest(small.rgb()), case["sha256"].as_str().unwrap(), "{case}");
     }
 }

@@ -207,6 +207,11 @@ pub fn attention(
     qkv.contiguous()?.apply_op1(op)
 }
 
+/// Attention of `q [len, heads, dim]` to all of `k` and `v [seen, heads, dim]` → `[len, heads * dim]`. Composed everywhere.
+pub fn cross_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    plain::attend(q, k, v, false)
+}
+
 /// Appends fused rows to their slots of `keys` and `values` (`[slots, kv, capacity, dim]`, written in place), then attends to
 /// everything in the slot up to each row's own position → `[rows, heads.width()]`. Spans tile the rows in order. No gradient.
 pub fn slot_attention(

@@ -107,7 +107,7 @@ fn split(rows: &Tensor, heads: Heads, rope: Option<(&Rope, usize)>) -> Result<(T
 }
 
 /// `q [len, heads, dim]`, `k`, `v [seen, kv, dim]`; query i stands at key index `seen - len + i` → `[len, heads * dim]`.
-fn attend(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Tensor> {
+pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Tensor> {
     let ((len, count, dim), (seen, kv, _)) = (q.dims3()?, k.dims3()?);
     let spread = |x: &Tensor| {
         let x = x.transpose(0, 1)?.unsqueeze(1)?;

@@ -306,8 +306,7 @@ impl Stage for CorlStage {
         settings.insert("stage".into(), self.name().into());
         settings.insert("model".into(), self.base.version().0.as_str().into());
         settings.insert("data".into(), self.source.digest().into());
-        let rewards = self.draws.labels(|reward| reward.label());
-        settings.insert("rewards".into(), rewards.chain(self.answers.labels(|reward| reward.label())).collect());
+        settings.insert("rewards".into(), self.draws.labels().chain(self.answers.labels()).collect());
         settings
     }
 
