@@ -12,6 +12,10 @@ use ulm::{api, commands, log, serve, teach, telemetry};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // candle shares some element-wise operations between threads of its own, which wait for each other by spinning: beside loops that
+    // have all cores already, that is cores lost. It reads the variable when it first needs them.
+    // SAFETY: no other thread runs yet that could read the environment meanwhile.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

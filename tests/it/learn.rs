@@ -266,3 +266,26 @@ fn a_reward_that_is_no_number_stops_the_run() {
         assert!(error.contains("`says`"), "{error}");
     }
 }
+
+/// Loses one.
+struct Short;
+
+impl DrawReward for Short {
+    fn label(&self) -> Label {
+        Label { name: "short", version: 1, range: (0.0, 1.0) }
+    }
+
+    fn score(&self, _: &Wanted, group: &[&Picture], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        Ok(Some(vec![0.5; group.len() - 1]))
+    }
+}
+
+#[test]
+fn a_reward_that_loses_a_sample_stops_the_run() {
+    let model = model();
+    let settings = options(Practice::Drawing, &model);
+    let draws: Mix<dyn DrawReward> = Mix::new(vec![(Box::new(Short), 1.0)]);
+    let mut stage = CorlStage::new(model, settings, Source::World, draws, rewards().1).unwrap();
+    let error = stage.step(0).unwrap_err().to_string();
+    assert!(error.contains("`short` gave 2 numbers for 3 samples"), "{error}");
+}

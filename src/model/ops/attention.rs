@@ -173,7 +173,8 @@ impl CustomOp1 for SegmentAttention {
     }
 }
 
-/// Writes keys (`value: false`, rotated) or values of fused rows into a cache `[slots, kv, capacity, dim]`.
+/// Writes keys of fused rows, rotated, into a cache `[slots, kv, dim, capacity]` (`value: false`), or values into one
+/// `[slots, kv, capacity, dim]`.
 pub(super) struct StoreRows {
     pub heads: Heads,
     pub spans: Arc<Vec<SlotSpan>>,
@@ -187,21 +188,29 @@ impl InplaceOp2 for StoreRows {
     }
 
     fn cpu_fwd(&self, cache: &mut CpuStorage, lc: &Layout, x: &CpuStorage, lx: &Layout) -> Result<()> {
-        let (slots, kv, capacity, dim) = lc.shape().dims4()?;
+        let (slots, kv, third, fourth) = lc.shape().dims4()?;
+        let (capacity, dim) = if self.value { (third, fourth) } else { (fourth, third) };
         let (x, h) = (slice(x, lx)?, self.heads);
         let (CpuStorage::F32(cache), 0, true) = (cache, lc.start_offset(), lc.is_contiguous()) else {
             bail!("the cache must be contiguous f32")
         };
         check_spans(&self.spans, slots, capacity, x.len() / h.fused())?;
+        let mut key = vec![0.0; dim];
         for span in self.spans.iter() {
             for i in 0..span.len {
                 let row = &x[(span.row + i) * h.fused()..(span.row + i + 1) * h.fused()];
+                let position = span.position + i;
                 for head in 0..kv {
-                    let at = if self.value { h.values_at(head) } else { h.keys_at(head) };
-                    let to = ((span.slot * kv + head) * capacity + span.position + i) * dim;
-                    cache[to..to + dim].copy_from_slice(&row[at..at + dim]);
-                    if !self.value {
-                        self.rope.rotate(&mut cache[to..to + dim], span.position + i, 1.0);
+                    let to = (span.slot * kv + head) * capacity * dim;
+                    if self.value {
+                        let at = h.values_at(head);
+                        cache[to + position * dim..to + (position + 1) * dim].copy_from_slice(&row[at..at + dim]);
+                    } else {
+                        let at = h.keys_at(head);
+                        key.copy_from_slice(&row[at..at + dim]);
+                        self.rope.rotate(&mut key, position, 1.0);
+                        let places = cache[to + position..].iter_mut().step_by(capacity);
+                        places.zip(&key).for_each(|(place, &k)| *place = k);
                     }
                 }
             }
@@ -217,12 +226,30 @@ fn check_spans(spans: &[SlotSpan], slots: usize, capacity: usize, rows: usize) -
     }
 }
 
-/// What one query sees: `out = softmax(scale q K^T) V` with `keys` and `values` `[n, dim]`. In a decoding step every span is one
-/// query, and a general matrix product costs more to call than this to compute.
+/// What one query sees: `out = softmax(scale q K) V` with the first `n` of `keys` `[dim, capacity]` and `values` `[n, dim]`. In a
+/// decoding step every span is one query, and a general matrix product costs more to call than this to compute. Keys lie side by
+/// side, so that a wide vector holds a number of each of many and no product ends in a sum across its lanes.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn attend(q: &[f32], keys: &[f32], values: &[f32], scale: f32, scores: &mut Vec<f32>, out: &mut [f32]) {
+    let (n, capacity) = (values.len() / q.len(), keys.len() / q.len());
     scores.clear();
-    scores.extend(keys.chunks_exact(q.len()).map(|key| sum_by2(q, key, |q, k| q * k)));
+    scores.resize(n, 0.0);
+    // Four numbers of each key at a time: what is read again and written again are the sums.
+    for (q, keys) in q.chunks(4).zip(keys.chunks(4 * capacity)) {
+        let mut rows = keys.chunks_exact(capacity).map(|row| &row[..n]);
+        if let ([q0, q1, q2, q3], Some(a), Some(b), Some(c), Some(d)) =
+            (q, rows.next(), rows.next(), rows.next(), rows.next())
+        {
+            let keys = a.iter().zip(b).zip(c.iter().zip(d));
+            for (score, ((a, b), (c, d))) in scores.iter_mut().zip(keys) {
+                *score += (q0 * a + q1 * b) + (q2 * c + q3 * d);
+            }
+        } else {
+            for (q, row) in q.iter().zip(keys.chunks_exact(capacity)) {
+                scores.iter_mut().zip(row).for_each(|(score, k)| *score += q * k);
+            }
+        }
+    }
     softmax(scores, scale);
     let mut at = 0;
     let weighted = || scores.iter().zip(values.chunks_exact(q.len()));
@@ -262,7 +289,7 @@ impl CustomOp3 for SlotAttention {
         values: &CpuStorage,
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (slots, kv, capacity, dim) = lk.shape().dims4()?;
+        let (slots, kv, dim, capacity) = lk.shape().dims4()?;
         let (x, keys, values, h) = (slice(x, lx)?, slice(keys, lk)?, slice(values, lv)?, self.heads);
         let rows = x.len() / h.fused();
         check_spans(&self.spans, slots, capacity, rows)?;
@@ -285,13 +312,13 @@ impl CustomOp3 for SlotAttention {
             for head in 0..h.count {
                 let q = gather(x, h.fused(), h.query_at(head), dim, Some((&*self.rope, span.position)));
                 let at = (span.slot * kv + head / (h.count / h.kv)) * capacity * dim;
-                let (k, v) = (&keys[at..at + seen * dim], &values[at..at + seen * dim]);
+                let (k, v) = (&keys[at..at + capacity * dim], &values[at..at + seen * dim]);
                 if span.len == 1 {
                     attend(&q, k, v, scale, &mut scores, &mut out[head * dim..(head + 1) * dim]);
                     continue;
                 }
-                let (k, v) = (Mat::rows(k, seen, dim, dim), Mat::rows(v, seen, dim, dim));
-                matmul(&mut scores, seen, Mat::rows(&q, span.len, dim, dim), k.t(), false, 1)?;
+                let (k, v) = (Mat::rows(k, dim, seen, capacity), Mat::rows(v, seen, dim, dim));
+                matmul(&mut scores, seen, Mat::rows(&q, span.len, dim, dim), k, false, 1)?;
                 normalise(&mut scores, seen, span.position, true, scale);
                 matmul(&mut out[head * dim..], h.width(), Mat::rows(&scores, span.len, seen, seen), v, false, 1)?;
             }

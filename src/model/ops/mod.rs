@@ -212,8 +212,8 @@ pub fn cross_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     plain::attend(q, k, v, false)
 }
 
-/// Appends fused rows to their slots of `keys` and `values` (`[slots, kv, capacity, dim]`, written in place), then attends to
-/// everything in the slot up to each row's own position → `[rows, heads.width()]`. Spans tile the rows in order. No gradient.
+/// Appends fused rows to their slots of `keys` (`[slots, kv, dim, capacity]`) and `values` (`[slots, kv, capacity, dim]`, both written
+/// in place), then attends to everything in the slot up to each row's own position → `[rows, heads.width()]`. Spans tile the rows in order. No gradient.
 pub fn slot_attention(
     qkv: &Tensor,
     keys: &Tensor,

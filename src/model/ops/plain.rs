@@ -152,12 +152,13 @@ pub(super) fn slot_attention(
     let parts = spans.iter().map(|s| {
         let (q, k, v) = split(&qkv.narrow(0, s.row, s.len)?, heads, Some((rope, s.position)))?;
         let seen = s.position + s.len;
-        let append = |cache: &Tensor, new: &Tensor| {
-            let slot = cache.get(s.slot)?; // [kv, capacity, dim], shares the cache's storage
-            slot.slice_set(&new.transpose(0, 1)?.contiguous()?, 1, s.position)?;
-            slot.narrow(1, 0, seen)?.transpose(0, 1)?.contiguous()
-        };
-        attend(&q, &append(keys, &k)?, &append(values, &v)?, true)
+        // Both share the cache's storage: [kv, dim, capacity], [kv, capacity, dim].
+        let (keys, values) = (keys.get(s.slot)?, values.get(s.slot)?);
+        keys.slice_set(&k.permute((1, 2, 0))?.contiguous()?, 2, s.position)?;
+        values.slice_set(&v.transpose(0, 1)?.contiguous()?, 1, s.position)?;
+        let k = keys.narrow(2, 0, seen)?.permute((2, 0, 1))?.contiguous()?;
+        let v = values.narrow(1, 0, seen)?.transpose(0, 1)?.contiguous()?;
+        attend(&q, &k, &v, true)
     });
     Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)
 }

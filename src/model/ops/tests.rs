@@ -96,8 +96,8 @@ fn cached_attention_equals_attention_over_whole_sequences() {
     let whole = |row| Segment { row, len: 9, position: 0 };
     let wanted = attention(&qkv, heads, &Arc::new(vec![whole(0), whole(9)]), true, Some(&rope)).unwrap();
     for dtype in [DType::F32, DType::F64] {
-        let cache = || Tensor::zeros((3, heads.kv, 9, heads.dim), dtype, &Device::Cpu).unwrap();
-        let (keys, values) = (cache(), cache());
+        let cache = |a, b| Tensor::zeros((3, heads.kv, a, b), dtype, &Device::Cpu).unwrap();
+        let (keys, values) = (cache(heads.dim, 9), cache(9, heads.dim));
         let qkv = qkv.to_dtype(dtype).unwrap();
         // A prefill of 6 beside single steps, then a run of 3, then the other sequence's rest.
         for (parts, position) in [([(0, 0, 6), (9, 2, 1)], [0, 0]), ([(6, 0, 3), (10, 2, 8)], [6, 1])] {
@@ -118,12 +118,12 @@ fn cached_attention_equals_attention_over_whole_sequences() {
 #[test]
 fn spans_outside_the_cache_are_refused() {
     let (heads, rope) = (Heads { count: 1, kv: 1, dim: 4 }, Arc::new(Rope::new(10_000.0, 4, 64)));
-    let cache = Tensor::zeros((2, 1, 8, 4), DType::F32, &Device::Cpu).unwrap();
-    let values = cache.copy().unwrap();
+    let cache = |a, b| Tensor::zeros((2, 1, a, b), DType::F32, &Device::Cpu).unwrap();
+    let (keys, values) = (cache(4, 8), cache(8, 4));
     let qkv = random(1, &[2, heads.fused()]);
     for (slot, position) in [(2, 0), (0, 7), (0, 63)] {
         let spans = Arc::new(vec![SlotSpan { slot, row: 0, len: 2, position }]);
-        assert!(slot_attention(&qkv, &cache, &values, heads, &spans, &rope).is_err());
+        assert!(slot_attention(&qkv, &keys, &values, heads, &spans, &rope).is_err());
     }
 }
 
