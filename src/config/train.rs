@@ -30,9 +30,10 @@ pub struct Train {
     /// What to practise: `unified` draws and answers about the same picture, `t2i` draws, `mc` answers by letter, `oe` in words
     #[arg(long, default_value = "unified")]
     pub stage: TrainStage,
-    /// Where exercises come from: `world` draws them without end; a JSON Lines file has a row each, with the fields `prompt`,
-    /// `real_image` (a path from the file's folder), `qa_problem`, `qa_solution` and `qa_type` (MC or OE)
-    #[arg(long, default_value = "world", value_name = "world|FILE")]
+    /// Where exercises come from: `world` draws them without end; files have a row each, with the fields `prompt`, `real_image`,
+    /// `qa_problem`, `qa_solution` and `qa_type` (MC or OE). Either JSON Lines, with pictures as paths from the file's folder, or
+    /// Parquet as on the Hugging Face hub: one `.parquet` file, or a folder with all that are in it and in its folder `data`
+    #[arg(long, default_value = "world", value_name = "world|FILE|FOLDER")]
     pub data: Data,
     /// What is rewarded, with its weight, in place of the defaults; may be given several times. Pictures: `world` (the verifier),
     /// `question` (the row's question answered on the drawn picture), `caption` (the model's own caption against the prompt),

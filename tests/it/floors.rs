@@ -31,11 +31,12 @@ const FLOORS: [(&str, u8); 22] = [
 const TOP: u8 = 5;
 
 /// What only some floors may know, with the folders that do.
-const PRIVATE: [(&str, &[&str]); 7] = [
+const PRIVATE: [(&str, &[&str]); 8] = [
     ("actix_web", &["api", "serve", "main"]),
     ("utoipa", &["api"]),
     ("sqlx", &["store"]),
     ("object_store", &["store"]),
+    ("parquet", &["train"]),
     (
         "anyhow",
         &[

@@ -35,7 +35,7 @@ fn model() -> Arc<Model> {
 
 /// A small step of the demo's settings.
 fn options(practice: Practice, model: &Model) -> CorlOptions {
-    CorlOptions { prompts: 2, group: 3, steps: 2, ..CorlOptions::demo(practice, model.defaults()) }
+    CorlOptions { prompts: 2, questions: 1, group: 3, steps: 2, ..CorlOptions::demo(practice, model.defaults()) }
 }
 
 /// The demo's, with a little chance, so that no group is without spread.

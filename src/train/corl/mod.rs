@@ -26,12 +26,18 @@ impl CorlOptions {
     /// What the demo model learns best with (see the log in ARCHITECTURE.md); `served` is how its pictures are sampled.
     #[must_use]
     pub fn demo(practice: Practice, served: Defaults) -> Self {
+        // Few groups of answers tell anything, so it takes many.
+        let (steps, prompts, questions, peak) = match practice {
+            Practice::Unified => (360, 8, 88, 1.5e-4),
+            Practice::Drawing => (120, 12, 0, 1e-4),
+            Practice::Answering(_) => (120, 96, 0, 2e-4),
+        };
         Self {
             practice,
             seed: 1,
-            steps: 300,
-            prompts: 12,
-            questions: 0,
+            steps,
+            prompts,
+            questions,
             group: 8,
             guidance: served.guidance,
             temperature: served.temperature,
@@ -39,14 +45,14 @@ impl CorlOptions {
             scored: Scored::Guided,
             coupling: Coupling {
                 pairing: Pairing::Separate,
-                lambda: 0.8,
+                lambda: 3.0,
                 pictures: Scale::Deviation,
                 answers: Scale::Mean,
             },
             objective: Objective { clip_low: 0.2, clip_high: 0.28, beta: 0.0 },
             aggregate: Aggregate::Sequences,
             lora: None,
-            schedule: Schedule { peak: 1e-4, warmup: 10, decay: 0.3 },
+            schedule: Schedule { peak, warmup: 10, decay: 0.3 },
             positions: 2048,
             segment: None,
         }
@@ -65,7 +71,8 @@ impl CorlOptions {
             objective: Objective { clip_low: 0.2, clip_high: 0.2, beta: if refined { 0.02 } else { 0.0 } },
             schedule: Schedule { peak: if refined { 1e-6 } else { 4e-6 }, warmup: 0, decay: 0.0 },
             steps: 1400,
-            coupling: Coupling { answers: Scale::Deviation, ..demo.coupling },
+            questions: 0,
+            coupling: Coupling { lambda: 0.8, answers: Scale::Deviation, ..demo.coupling },
             ..demo
         }
     }
