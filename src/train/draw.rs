@@ -53,11 +53,16 @@ pub fn curves(path: &Path, title: &str, curves: &BTreeMap<String, Vec<(u64, f64)
         root.fill(&WHITE)?;
         let below = root.titled(title, ("sans-serif", 18))?;
         for ((name, points), area) in curves.iter().zip(below.split_evenly((rows, COLUMNS))) {
-            let points: Vec<(u64, f64)> = points.iter().copied().filter(|point| point.1.is_finite()).collect();
+            let points: Vec<(u64, f64)> = points.iter().copied().filter(|point| point.1.abs() < 1e300).collect();
             let least = points.iter().map(|point| point.1).fold(f64::INFINITY, f64::min);
             let most = points.iter().map(|point| point.1).fold(f64::NEG_INFINITY, f64::max);
-            let (low, high) = if least < most { (least, most) } else { (most.min(0.0), most.max(1.0)) };
-            let (low, high) = if low < high { (low, high) } else { (0.0, 1.0) };
+            // plotters looks for the marks of an axis without end or extent for ever.
+            let room = 1e-6 * least.abs().max(most.abs()).max(1e-6);
+            let (low, high) = match (least, most) {
+                _ if points.is_empty() => (0.0, 1.0),
+                (least, most) if most - least > room => (least, most),
+                (least, most) => (least - 1e3 * room, most + 1e3 * room),
+            };
             let mut chart = ChartBuilder::on(&area)
                 .caption(name, ("sans-serif", 14))
                 .margin(8)
@@ -86,7 +91,10 @@ mod tests {
             ("still", vec![(0, 3.0), (5, 3.0)]),
             ("below", vec![(2, -3.0)]),
             ("none", vec![]),
-            ("lost", vec![(0, f64::NAN), (1, f64::INFINITY)]),
+            ("lost", vec![(0, f64::NAN), (1, f64::INFINITY), (2, f64::MAX)]),
+            ("large", vec![(0, 1e299), (1, 1e299)]),
+            ("near", vec![(0, 1.0), (1, 1.0 + f64::EPSILON)]),
+            ("small", vec![(0, -3e-9), (1, 4e-9)]),
         ];
         let some = some.map(|(name, points)| (name.to_owned(), points)).into();
         curves(&path, "all", &some).unwrap();
