@@ -22,8 +22,11 @@ const MAX_TEXTS: u64 = 2 << 30;
 /// Most bytes of pictures that are held, as files.
 const HELD: u64 = 512 << 20;
 
+/// Makes a text part of a row.
+type Set = fn(&mut Row, String);
+
 /// Columns with texts, and what each becomes of a row.
-const TEXTS: [(&[&str], fn(&mut Row, String)); 5] = [
+const TEXTS: [(&[&str], Set); 5] = [
     (&["prompt"], |row, text| row.prompt = Some(text)),
     (&["qa_problem"], |row, text| row.problem = Some(text)),
     (&["qa_solution"], |row, text| row.solution = Some(text)),
@@ -239,7 +242,7 @@ impl Format for Shards {
 }
 
 /// Sets a text of a row that is sound so far, or why the row is bad.
-fn fill(row: &mut Result<Row, String>, path: &[&str], set: fn(&mut Row, String), value: &[u8]) {
+fn fill(row: &mut Result<Row, String>, path: &[&str], set: Set, value: &[u8]) {
     let bad = if value.len() as u64 > MAX_TEXT { "is too long" } else { "is no UTF-8" };
     match (&mut *row, std::str::from_utf8(value)) {
         (Ok(row), Ok(text)) if value.len() as u64 <= MAX_TEXT => set(row, text.to_owned()),

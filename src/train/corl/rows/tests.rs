@@ -89,14 +89,16 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/rows").join(name)
 }
 
-/// All that there is to an exercise of both tasks.
-fn told(exercise: &Exercise) -> (String, String, Option<String>, QaType, Vec<u8>) {
+/// Prompt, question, solution, kind and pixels of an exercise of both tasks.
+type Told = (String, String, Option<String>, QaType, Vec<u8>);
+
+fn told(exercise: &Exercise) -> Told {
     let (draw, ask) = (exercise.draw.as_ref().unwrap(), exercise.ask.as_ref().unwrap());
     assert_eq!(draw.real.as_ref().unwrap().rgb(), ask.picture.rgb());
     (draw.prompt.clone(), ask.problem.clone(), ask.solution.clone(), ask.kind, ask.picture.rgb().to_vec())
 }
 
-fn all(rows: &Rows) -> Vec<(String, String, Option<String>, QaType, Vec<u8>)> {
+fn all(rows: &Rows) -> Vec<Told> {
     rows.exercises(0, rows.rows.len(), 5).unwrap().iter().map(told).collect()
 }
 
