@@ -8,7 +8,7 @@ use serde_json::json;
 use tokenizers::Tokenizer;
 
 use super::config::{TextConfig, over};
-use super::files::Folder;
+use super::files::{Folder, between};
 use super::text::Text;
 use super::{CriticError, failed};
 
@@ -66,7 +66,8 @@ impl BertScore {
     /// When the tokenizer or the network fails.
     pub fn f1(&self, candidates: &[impl AsRef<str>], reference: &str) -> Result<Vec<f64>, CriticError> {
         let texts = candidates.iter().map(AsRef::as_ref).chain([reference]);
-        let ids = texts.map(|text| self.ids(text)).collect::<Result<Vec<_>, _>>()?;
+        let ids = texts.map(|text| between(&self.tokenizer, text, self.ends, self.longest).map_err(failed(NAME)));
+        let ids = ids.collect::<Result<Vec<_>, _>>()?;
         let sequences: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
         let rows = self.text.forward(&sequences, &[]).and_then(|rows| rows.to_vec2::<f32>());
         let rows: Vec<Vec<f32>> = rows.map_err(failed(NAME))?.iter().map(|row| unit(row)).collect();
@@ -88,12 +89,6 @@ impl BertScore {
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
-    }
-
-    fn ids(&self, text: &str) -> Result<Vec<u32>, CriticError> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(failed(NAME))?;
-        let inside = encoding.get_ids().iter().copied().take(self.longest.saturating_sub(2));
-        Ok([self.ends.0].into_iter().chain(inside).chain([self.ends.1]).collect())
     }
 }
 

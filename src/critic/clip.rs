@@ -10,7 +10,7 @@ use serde_json::json;
 use tokenizers::Tokenizer;
 
 use super::config::{TextConfig, VisionConfig, over};
-use super::files::Folder;
+use super::files::{Folder, between};
 use super::vit::{CLIP_COLOURS, Names, Tower, Vit, numbers};
 use super::{CriticError, failed};
 use crate::domain::picture::Picture;
@@ -87,9 +87,7 @@ impl Clip {
     /// # Errors
     /// When the tokenizer or the network fails.
     pub fn cosines(&self, text: &str, pictures: &[&Picture]) -> std::result::Result<Vec<f64>, CriticError> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(failed(NAME))?;
-        let inside = encoding.get_ids().iter().copied().take(self.longest.saturating_sub(2));
-        let ids: Vec<u32> = [self.ends.0].into_iter().chain(inside).chain([self.ends.1]).collect();
+        let ids = between(&self.tokenizer, text, self.ends, self.longest).map_err(failed(NAME))?;
         let run = || {
             let text = unit(&self.network.read(&ids, self.ends.1)?)?;
             let cosine =

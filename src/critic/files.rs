@@ -131,3 +131,18 @@ impl Folder {
         self.hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }
+
+/// The ids of a text between the two tokens that stand about every one, at most `longest` with them.
+///
+/// # Errors
+/// When the tokenizer fails.
+pub fn between(
+    tokenizer: &Tokenizer,
+    text: &str,
+    (first, last): (u32, u32),
+    longest: usize,
+) -> tokenizers::Result<Vec<u32>> {
+    let encoding = tokenizer.encode_fast(text, false)?;
+    let inside = encoding.get_ids().iter().copied().take(longest.saturating_sub(2));
+    Ok([first].into_iter().chain(inside).chain([last]).collect())
+}
