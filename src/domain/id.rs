@@ -53,6 +53,8 @@ ids! {
     SampleId "sample-",
     /// Something said about samples.
     FeedbackId "feedback-",
+    /// A training round.
+    RoundId "round-",
 }
 
 /// A request and its samples.

@@ -3,5 +3,6 @@
 pub mod id;
 pub mod picture;
 pub mod record;
+pub mod round;
 pub mod sample;
 pub mod task;

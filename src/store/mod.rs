@@ -9,9 +9,11 @@ mod blobs;
 mod calls;
 mod feedback;
 mod purge;
+mod rounds;
 mod rows;
 mod schema;
 mod settings;
+mod versions;
 mod writer;
 
 use std::path::Path;
@@ -24,6 +26,8 @@ pub use self::blobs::{Blobs, Fresh, digest};
 pub use self::calls::{CallFilter, Kept, Order, Task};
 pub use self::feedback::{Rated, Rating, Said, Target};
 pub use self::purge::{Purged, Stats};
+pub use self::rounds::Move;
+pub use self::versions::Promoted;
 use self::writer::Writer;
 
 /// Why the ledger did not do what was asked.

@@ -28,8 +28,11 @@ pub struct Stats {
     pub pictures: u64,
     pub feedback: u64,
     pub withdrawn: u64,
+    /// Of requests and feedback.
     pub files: u64,
     pub file_bytes: u64,
+    /// Of versions whose weights are kept here.
+    pub weight_bytes: u64,
     /// Unix milliseconds of the first and the last request.
     pub first_ms: Option<i64>,
     pub last_ms: Option<i64>,
@@ -179,8 +182,10 @@ impl Ledger {
                       (SELECT COUNT(*) FROM samples WHERE picture IS NOT NULL) AS pictures, \
                       (SELECT COUNT(*) FROM feedback WHERE withdrawn = 0) AS feedback, \
                       (SELECT COUNT(*) FROM feedback WHERE withdrawn <> 0) AS withdrawn, \
-                      (SELECT COUNT(DISTINCT blob) FROM holds) AS files, \
-                      (SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM (SELECT MAX(bytes) AS bytes FROM holds GROUP BY blob) AS sizes) AS file_bytes, \
+                      (SELECT COUNT(DISTINCT blob) FROM holds WHERE holder NOT IN (SELECT id FROM versions)) AS files, \
+                      (SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM (SELECT MAX(bytes) AS bytes FROM holds \
+                      WHERE holder NOT IN (SELECT id FROM versions) GROUP BY blob) AS sizes) AS file_bytes, \
+                      (SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM versions WHERE weights IS NOT NULL) AS weight_bytes, \
                       (SELECT MIN(created_ms) FROM calls) AS first_ms, (SELECT MAX(created_ms) FROM calls) AS last_ms";
         let row = sqlx::query(counts).fetch_one(&self.reads).await?;
         let count = |column: &str| -> Result<u64, LedgerError> {
@@ -201,6 +206,7 @@ impl Ledger {
             withdrawn: count("withdrawn")?,
             files: count("files")?,
             file_bytes: count("file_bytes")?,
+            weight_bytes: count("weight_bytes")?,
             first_ms: row.try_get("first_ms")?,
             last_ms: row.try_get("last_ms")?,
             versions: group("SELECT version AS name, COUNT(*) AS value FROM samples GROUP BY version").await?,
@@ -217,6 +223,13 @@ async fn run(connection: &mut AnyConnection, sql: &str, value: &str) -> Result<u
 async fn blobs(connection: &mut AnyConnection, sql: &str, value: &str) -> Result<Vec<BlobId>, LedgerError> {
     let rows = sqlx::query(AssertSqlSafe(sql.to_owned())).bind(value.to_owned()).fetch_all(connection).await?;
     rows.iter().map(|row| rows::id("holds.blob", row.try_get("blob")?)).collect()
+}
+
+/// Ends all that `holder` holds; gives back the files that nobody holds any more.
+pub(super) async fn release(connection: &mut AnyConnection, holder: &str) -> Result<Vec<BlobId>, LedgerError> {
+    let held = blobs(connection, "SELECT blob FROM holds WHERE holder = $1", holder).await?;
+    run(connection, "DELETE FROM holds WHERE holder = $1", holder).await?;
+    unheld(connection, held).await
 }
 
 /// Those that nobody holds any more.

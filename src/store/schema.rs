@@ -8,8 +8,11 @@ use sqlx::{Any, AssertSqlSafe, Pool, SqlSafeStr as _};
 use super::{Dialect, LedgerError};
 
 /// Versions in order; one that was released is never changed.
-const VERSIONS: [(&str, &str); 2] =
-    [("ledger", include_str!("schema/0001_ledger.sql")), ("timings", include_str!("schema/0002_timings.sql"))];
+const VERSIONS: [(&str, &str); 3] = [
+    ("ledger", include_str!("schema/0001_ledger.sql")),
+    ("timings", include_str!("schema/0002_timings.sql")),
+    ("rounds", include_str!("schema/0003_rounds.sql")),
+];
 
 /// Brings the tables up to date.
 ///

@@ -14,7 +14,7 @@ use ulm::domain::sample::Output;
 use ulm::store::{Blobs, Ledger};
 
 use super::golden;
-use super::ledger::postgres_database;
+use super::place::postgres_database;
 
 /// Ids that left the server.
 #[derive(Default)]

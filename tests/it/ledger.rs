@@ -5,51 +5,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use tempfile::TempDir;
 use ulm::domain::id::{CallId, ChatId, FeedbackId, ImagesId, SampleId};
 use ulm::domain::record::{Asked, By, Call, Opinion, Record};
 use ulm::domain::sample::{Finish, Output, Sample, Timings, Version};
 use ulm::domain::task::{Answer, Draw, Part, Role, Sampling, Turn};
 use ulm::store::{Blobs, CallFilter, Fresh, Kept, Ledger, Order, Rated, Rating, Said, Target, Task};
 
-/// A database of its own for every test.
-struct Place {
-    dir: TempDir,
-    url: Option<String>,
-}
-
-impl Place {
-    fn sqlite() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), url: None }
-    }
-
-    async fn postgres() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), url: Some(postgres_database().await) }
-    }
-
-    async fn open(&self) -> Ledger {
-        let blobs = Blobs::folder(&self.dir.path().join("blobs")).unwrap();
-        match &self.url {
-            Some(url) => Ledger::postgres(url, blobs).await.unwrap(),
-            None => Ledger::sqlite(&self.file(), blobs).await.unwrap(),
-        }
-    }
-
-    fn file(&self) -> std::path::PathBuf {
-        self.dir.path().join("ledger #1?.sqlite")
-    }
-}
-
-/// A fresh database on the server of the tests.
-#[expect(clippy::disallowed_methods, reason = "where Postgres is, is for whoever starts the tests to say")]
-pub async fn postgres_database() -> String {
-    let server = std::env::var("ULM_TEST_POSTGRES").expect("ULM_TEST_POSTGRES names no server");
-    let name = format!("ulm_{}", uuid::Uuid::now_v7().simple());
-    sqlx::any::install_default_drivers();
-    let pool = sqlx::AnyPool::connect(&format!("{server}/postgres")).await.unwrap();
-    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&pool).await.unwrap();
-    format!("{server}/{name}")
-}
+use super::place::{Place, on_both};
 
 fn version() -> Version {
     Version("5e".repeat(32))
@@ -376,23 +338,6 @@ async fn answered_blindly(ledger: &Ledger, number: usize) -> Kept {
     kept
 }
 
-macro_rules! on_both {
-    ($($name:ident $body:ident),+) => {
-        mod sqlite { $(
-            #[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                super::$body(super::Place::sqlite()).await;
-            }
-        )+ }
-        mod postgres { $(
-            #[tokio::test(flavor = "multi_thread")]
-            #[ignore = "needs ULM_TEST_POSTGRES"]
-            async fn $name() {
-                super::$body(super::Place::postgres().await).await;
-            }
-        )+ }
-    };
-}
 on_both!(
     what_is_kept_comes_back keeps,
     requests_are_listed_page_by_page lists,
@@ -413,6 +358,10 @@ async fn an_earlier_database_is_brought_up_to_date() {
         "ALTER TABLE samples DROP COLUMN admitted_us",
         "ALTER TABLE samples DROP COLUMN first_token_us",
         "ALTER TABLE samples DROP COLUMN finished_us",
+        "DROP TABLE promotions",
+        "DROP TABLE versions",
+        "DROP TABLE rounds",
+        "DROP INDEX feedback_by_time",
         "DELETE FROM _sqlx_migrations WHERE version > 1",
     ] {
         sqlx::query(sql).execute(&pool).await.unwrap();

@@ -32,6 +32,8 @@ mod page;
 mod parity;
 mod parity_network;
 mod paths;
+mod place;
+mod rounds;
 mod saving;
 mod sdk;
 mod start;

@@ -1,0 +1,227 @@
+//! Training rounds: opened, held by whoever works on them, moved from state to state, found again after a crash. Every change
+//! names the state it expects, so that of two workers one is told that the round is no longer its own. Knows nothing of training.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sqlx::Row as _;
+use sqlx::any::AnyRow;
+
+use super::batch::{Batch, Value};
+use super::{Ledger, LedgerError, rows};
+use crate::domain::id::{RoundId, SampleId};
+use crate::domain::round::{Round, RoundState};
+use crate::domain::sample::Version;
+
+/// A change of a round by whoever holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Move {
+    pub id: RoundId,
+    /// Who holds it.
+    pub owner: String,
+    pub from: RoundState,
+    pub to: RoundState,
+    /// What is known from now on; `None` leaves it as it is.
+    pub base: Option<Version>,
+    pub candidate: Option<Version>,
+    pub report: Option<String>,
+    pub now_ms: i64,
+}
+
+impl Ledger {
+    /// Keeps a new round.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub async fn open_round(&self, round: Round) -> Result<(), LedgerError> {
+        let round = Arc::new(round);
+        self.writer
+            .write(move |connection| -> BoxFuture<'_, Result<(), LedgerError>> {
+                let round = Arc::clone(&round);
+                Box::pin(async move {
+                    let sql = "INSERT INTO rounds (id, state, created_ms, changed_ms, author, plan, base, candidate, report, held_ms) \
+                               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0) ON CONFLICT (id) DO NOTHING";
+                    sqlx::query(sql)
+                        .bind(round.id.to_string())
+                        .bind(round.state.word())
+                        .bind(round.created_ms)
+                        .bind(round.changed_ms)
+                        .bind(round.by.clone())
+                        .bind(round.plan.clone())
+                        .bind(round.base.as_ref().map(|base| base.0.clone()))
+                        .bind(round.candidate.as_ref().map(|candidate| candidate.0.clone()))
+                        .bind(round.report.clone())
+                        .execute(connection)
+                        .await?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// The oldest unfinished round that nobody holds at `now_ms`, held from now on by `owner` until `until_ms`.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub async fn claim_round(&self, owner: String, now_ms: i64, until_ms: i64) -> Result<Option<Round>, LedgerError> {
+        self.writer
+            .write(move |connection| -> BoxFuture<'_, Result<Option<Round>, LedgerError>> {
+                let owner = owner.clone();
+                Box::pin(async move {
+                    let sql = "SELECT * FROM rounds WHERE state IN ('open', 'rolling', 'training', 'judging') \
+                               AND (held_ms < $1 OR owner = $2) ORDER BY id LIMIT 1";
+                    let query = sqlx::query(sql).bind(now_ms).bind(owner.clone());
+                    let Some(row) = query.fetch_optional(&mut *connection).await? else { return Ok(None) };
+                    let found = round(&row)?;
+                    // Another process may have taken it since it was read.
+                    let sql =
+                        "UPDATE rounds SET owner = $1, held_ms = $2 WHERE id = $3 AND (held_ms < $4 OR owner = $5)";
+                    let held = sqlx::query(sql)
+                        .bind(owner.clone())
+                        .bind(until_ms)
+                        .bind(found.id.to_string())
+                        .bind(now_ms)
+                        .bind(owner)
+                        .execute(connection)
+                        .await?;
+                    Ok((held.rows_affected() > 0).then_some(found))
+                })
+            })
+            .await
+    }
+
+    /// Holds a round until `until_ms`; false when it has ended or is another's.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub async fn hold_round(&self, id: RoundId, owner: String, until_ms: i64) -> Result<bool, LedgerError> {
+        self.writer
+            .write(move |connection| -> BoxFuture<'_, Result<bool, LedgerError>> {
+                let owner = owner.clone();
+                Box::pin(async move {
+                    let sql = "UPDATE rounds SET held_ms = $1 WHERE id = $2 AND owner = $3 \
+                               AND state IN ('open', 'rolling', 'training', 'judging')";
+                    let held = sqlx::query(sql).bind(until_ms).bind(id.to_string()).bind(owner);
+                    Ok(held.execute(connection).await?.rows_affected() > 0)
+                })
+            })
+            .await
+    }
+
+    /// Moves a round on; false when it is no longer where its owner thinks, or no longer its owner's.
+    ///
+    /// # Errors
+    /// When it is not durable, or a round may not go that way.
+    pub async fn move_round(&self, change: Move) -> Result<bool, LedgerError> {
+        if !change.from.may_become(change.to) {
+            let (from, to) = (change.from.word(), change.to.word());
+            return Err(LedgerError::Corrupt(format!("a round that is {from} cannot become {to}")));
+        }
+        let change = Arc::new(change);
+        self.writer
+            .write(move |connection| -> BoxFuture<'_, Result<bool, LedgerError>> {
+                let change = Arc::clone(&change);
+                Box::pin(async move {
+                    // Run again, it finds itself where it was going.
+                    let sql = "UPDATE rounds SET state = $1, changed_ms = $2, base = COALESCE($3, base), \
+                               candidate = COALESCE($4, candidate), report = COALESCE($5, report) \
+                               WHERE id = $6 AND owner = $7 AND state IN ($8, $9)";
+                    let moved = sqlx::query(sql)
+                        .bind(change.to.word())
+                        .bind(change.now_ms)
+                        .bind(change.base.as_ref().map(|base| base.0.clone()))
+                        .bind(change.candidate.as_ref().map(|candidate| candidate.0.clone()))
+                        .bind(change.report.clone())
+                        .bind(change.id.to_string())
+                        .bind(change.owner.clone())
+                        .bind(change.from.word())
+                        .bind(change.to.word())
+                        .execute(connection)
+                        .await?;
+                    Ok(moved.rows_affected() > 0)
+                })
+            })
+            .await
+    }
+
+    /// Ends an unfinished round by a person's hand; false when it has ended already, or there is none.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub async fn cancel_round(&self, id: RoundId, now_ms: i64) -> Result<bool, LedgerError> {
+        self.writer
+            .write(move |connection| -> BoxFuture<'_, Result<bool, LedgerError>> {
+                Box::pin(async move {
+                    let sql = "UPDATE rounds SET state = 'cancelled', changed_ms = $1 WHERE id = $2 \
+                               AND state IN ('open', 'rolling', 'training', 'judging')";
+                    let ended = sqlx::query(sql).bind(now_ms).bind(id.to_string()).execute(connection).await?;
+                    Ok(ended.rows_affected() > 0)
+                })
+            })
+            .await
+    }
+
+    /// A round.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn round(&self, id: RoundId) -> Result<Option<Round>, LedgerError> {
+        let row = sqlx::query("SELECT * FROM rounds WHERE id = $1").bind(id.to_string());
+        row.fetch_optional(&self.reads).await?.as_ref().map(round).transpose()
+    }
+
+    /// Up to `limit` rounds older than `before`, newest first.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn rounds(&self, before: Option<RoundId>, limit: u32) -> Result<Vec<Round>, LedgerError> {
+        // No id sorts after this.
+        let before = before.map_or_else(|| "s".to_owned(), |id| id.to_string());
+        let query = sqlx::query("SELECT * FROM rounds WHERE id < $1 ORDER BY id DESC LIMIT $2");
+        let rows = query.bind(before).bind(i64::from(limit)).fetch_all(&self.reads).await?;
+        rows.iter().map(round).collect()
+    }
+
+    /// Notes which samples a version was trained with.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub async fn note_trained(&self, version: Version, samples: Vec<SampleId>) -> Result<(), LedgerError> {
+        let work = Arc::new((version, samples));
+        self.writer
+            .write(move |connection| -> BoxFuture<'_, Result<(), LedgerError>> {
+                let work = Arc::clone(&work);
+                Box::pin(async move {
+                    // Few enough parameters for one statement of SQLite.
+                    for some in work.1.chunks(1000) {
+                        let mut batch = Batch::default();
+                        for sample in some {
+                            batch.add(
+                                "INSERT INTO trained (version, sample_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+                                vec![Value::Text(work.0.0.clone()), Value::Text(sample.to_string())],
+                            );
+                        }
+                        batch.run(&mut *connection).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+}
+
+fn round(row: &AnyRow) -> Result<Round, LedgerError> {
+    let word: &str = row.try_get("state")?;
+    let state = RoundState::ALL.into_iter().find(|state| state.word() == word);
+    Ok(Round {
+        id: rows::id("rounds.id", row.try_get("id")?)?,
+        state: state.ok_or_else(|| LedgerError::Corrupt(format!("column rounds.state: {word}")))?,
+        created_ms: row.try_get("created_ms")?,
+        changed_ms: row.try_get("changed_ms")?,
+        by: row.try_get("author")?,
+        plan: row.try_get("plan")?,
+        base: row.try_get::<Option<String>, _>("base")?.map(Version),
+        candidate: row.try_get::<Option<String>, _>("candidate")?.map(Version),
+        report: row.try_get("report")?,
+    })
+}
