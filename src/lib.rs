@@ -13,6 +13,7 @@ pub mod critic;
 pub mod demo;
 pub mod domain;
 pub mod engine;
+pub mod follow;
 pub mod log;
 pub mod model;
 pub mod picture;

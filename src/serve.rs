@@ -19,6 +19,7 @@ use crate::api::{self, Defaults, Options, Scale, Service};
 use crate::config::Serve;
 use crate::demo;
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
+use crate::follow::Follower;
 use crate::log;
 use crate::model::Model;
 use crate::store::Ledger;
@@ -47,7 +48,8 @@ pub struct Running {
     /// To stop the server from elsewhere.
     pub handle: ServerHandle,
     server: JoinHandle<std::io::Result<()>>,
-    keeping: JoinHandle<()>,
+    /// What goes on beside requests, and ends with them.
+    beside: Vec<JoinHandle<()>>,
 }
 
 /// Serves until the process is told to stop.
@@ -57,9 +59,9 @@ pub struct Running {
 pub async fn run(options: &Serve) -> anyhow::Result<()> {
     let (name, model) = model(options.model.as_deref())?;
     let checkpoint = Checkpoint::new(options, &name, model);
-    let (name, version) = (checkpoint.name.clone(), checkpoint.model.version().0.clone());
+    let name = checkpoint.name.clone();
     let running = start(options, checkpoint).await?;
-    let address = running.address;
+    let (address, version) = (running.address, running.engine.model().version().0.clone());
     tracing::info!(%address, model = name, version, "serving");
     let version = env!("CARGO_PKG_VERSION");
     let greeting =
@@ -82,8 +84,9 @@ pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Ru
     };
     let ledger = log::open(&options.storage).await?;
     let secret = links(&ledger).await?;
-    let keeping = rt::spawn(log::retain(ledger.clone(), options.retention.clone()));
     let engine = Engine::spawn(checkpoint.model, limits).context("the engine cannot start")?;
+    let follower = Follower::begin(ledger.clone(), engine.clone(), api::now_ms()).await?;
+    let beside = vec![rt::spawn(log::retain(ledger.clone(), options.retention.clone())), rt::spawn(follower.run())];
     let service = web::Data::new(Service::new(
         engine.clone(),
         ledger,
@@ -91,6 +94,7 @@ pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Ru
             name: checkpoint.name,
             defaults: checkpoint.defaults,
             keys: options.api_keys.clone(),
+            admin_keys: options.admin_keys.clone(),
             body_limit: usize::from(options.body_limit) << 20,
             secret,
             scale: Scale { least: options.rating[0], most: options.rating[1] },
@@ -111,7 +115,7 @@ pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Ru
     let server = rt::spawn(server);
     // Changes nothing, and is answered once the server runs.
     handle.resume().await;
-    Ok(Running { address, engine, handle, server, keeping })
+    Ok(Running { address, engine, handle, server, beside })
 }
 
 /// What links to pictures are signed with: the same for all servers of a ledger, and after a restart.
@@ -131,7 +135,7 @@ impl Running {
     /// When the server fails.
     pub async fn join(self) -> anyhow::Result<()> {
         let ended = self.server.await.context("the server failed")?.context("the server failed");
-        self.keeping.abort();
+        self.beside.iter().for_each(JoinHandle::abort);
         self.engine.halt(Halt::Now);
         let engine = self.engine;
         web::block(move || engine.join()).await.context("the engine could not be waited for")?;

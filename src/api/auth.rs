@@ -21,6 +21,14 @@ impl Keys {
         Self(keys.iter().map(|key| digest(key.as_bytes())).collect())
     }
 
+    /// These and `more`; none, where there are none of these, because then everyone may come in.
+    pub fn with(mut self, more: &[String]) -> Self {
+        if !self.0.is_empty() {
+            self.0.extend(Self::new(more).0);
+        }
+        self
+    }
+
     /// Checks the `Authorization` header.
     ///
     /// # Errors

@@ -54,25 +54,26 @@ pub async fn create(
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let body = service.bodies.json(&request, payload).await?;
-    let model = service.engine.model();
+    // All versions read prompts alike.
+    let reader = service.engine.model();
     let native = Native { temperature: service.defaults.answer_temperature };
-    let (served, eyes) = (service.clone(), Arc::clone(&model));
-    let (name, samplings, form, keep, prompt, asked, files) = service
+    let served = service.clone();
+    let (name, model, samplings, form, keep, prompt, asked, files) = service
         .blocking(move || {
             let chat = from_json::<Request>(body.bytes())?.parse(native, rand::random())?;
             drop(body);
-            let Chat { model, conversation, samplings, form, keep } = chat;
-            served.check_model(Some(&model))?;
+            let Chat { model: name, conversation, samplings, form, keep } = chat;
+            let model = served.pick(Some(&name))?;
             let (answer, files) = conversation.decode()?;
-            let prompt = eyes.prompter().answer(&answer).map_err(|error| ApiError::prompt("messages", &error))?;
+            let prompt = reader.prompter().answer(&answer).map_err(|error| ApiError::prompt("messages", &error))?;
             let asked = by_digest(&answer, &files).map_err(|cause| ApiError::internal(&cause))?;
-            Ok((model, samplings, form, keep, prompt, asked, files))
+            Ok((name, model, samplings, form, keep, prompt, asked, files))
         })
         .await?;
     let prompt_tokens = prompt.len();
     let n = samplings.len();
     let submission = Submission { work: Work::Answer(prompt), samplings: samplings.clone(), lane: Lane::Interactive };
-    let events = service.engine.submit(submission).map_err(|error| ApiError::submit("messages", &error))?;
+    let events = service.engine.submit_to(&model, submission).map_err(|error| ApiError::submit("messages", &error))?;
     let key = key_name(&service.keys, request.headers());
     let asking = Asking { model: &model, name: &name, keep: &keep, key, prompt_tokens };
     let mut keeper = Keeper::answering(&service, asking, asked, files);

@@ -157,6 +157,11 @@ impl ApiError {
         Self::new(Kind::Absent, Some("id"), format!("There is no feedback `{id}`."))
     }
 
+    /// There is no such version, or no such round.
+    pub fn no_such(what: &str, id: &str) -> Self {
+        Self::new(Kind::Absent, Some("id"), format!("There is no {what} `{id}`."))
+    }
+
     /// It was said otherwise before; sending it again does not help.
     pub fn conflict(param: &str, message: &str) -> Self {
         Self::new(Kind::Conflict, Some(param), message)

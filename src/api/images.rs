@@ -2,8 +2,6 @@
 //! All pictures of a request are one submission, so that they share the prompt's prefill; files are made on the blocking
 //! pool, and are durable before their ids are told. Editing and varying are refused here, because the model cannot.
 
-use std::sync::Arc;
-
 use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine as _;
@@ -45,22 +43,22 @@ pub async fn generate(
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let body = service.bodies.json(&request, payload).await?;
-    let model = service.engine.model();
-    let seer = Arc::clone(&model);
+    // All versions read prompts alike.
+    let reader = service.engine.model();
     let Defaults { guidance, temperature, .. } = service.defaults;
-    let native = Native { side: model.config().image_size(), guidance, temperature };
+    let native = Native { side: reader.config().image_size(), guidance, temperature };
     let (drawing, prompt) = service
         .blocking(move || {
             let drawing = from_json::<Request>(body.bytes())?.parse(native, rand::random())?;
-            let prompt = seer.prompter().draw(&drawing.draw).map_err(|error| ApiError::prompt("prompt", &error))?;
+            let prompt = reader.prompter().draw(&drawing.draw).map_err(|error| ApiError::prompt("prompt", &error))?;
             Ok((drawing, prompt))
         })
         .await?;
-    service.check_model(drawing.model.as_deref())?;
+    let model = service.pick(drawing.model.as_deref())?;
     let text_tokens = prompt.conditional.len();
     let submission =
         Submission { work: Work::Draw(prompt), samplings: drawing.samplings.clone(), lane: Lane::Interactive };
-    let events = service.engine.submit(submission).map_err(|error| ApiError::submit("prompt", &error))?;
+    let events = service.engine.submit_to(&model, submission).map_err(|error| ApiError::submit("prompt", &error))?;
     let name = drawing.model.as_deref().unwrap_or(&service.name);
     let key = key_name(&service.keys, request.headers());
     let asking = Asking { model: &model, name, keep: &drawing.keep, key, prompt_tokens: text_tokens };

@@ -20,6 +20,7 @@ pub mod openapi;
 mod sse;
 mod stored;
 pub mod ui;
+mod versions;
 pub mod wire;
 
 use std::sync::Arc;
@@ -36,9 +37,10 @@ use self::error::ApiError;
 use self::feedback::Pace;
 use self::links::Links;
 use self::wire::models::ModelCard;
-use crate::domain::sample::Sample;
+use crate::domain::sample::{Sample, Version};
 use crate::engine::EngineHandle;
 use crate::engine::command::{Event, Events};
+use crate::model::Model;
 use crate::store::Ledger;
 
 pub use self::keep::now_ms;
@@ -63,6 +65,8 @@ pub struct Options {
     pub defaults: Defaults,
     /// Keys that open `/v1`; none lets everyone in.
     pub keys: Vec<String>,
+    /// Keys that change what is served; none lets whoever may come in do so.
+    pub admin_keys: Vec<String>,
     /// Largest request body in bytes.
     pub body_limit: usize,
     /// What links to pictures are signed with.
@@ -77,6 +81,7 @@ pub struct Service {
     name: String,
     defaults: Defaults,
     keys: Keys,
+    admins: Keys,
     bodies: Bodies,
     ledger: Ledger,
     links: Links,
@@ -95,7 +100,8 @@ impl Service {
             engine,
             name: options.name,
             defaults: options.defaults,
-            keys: Keys::new(&options.keys),
+            keys: Keys::new(&options.keys).with(&options.admin_keys),
+            admins: Keys::new(&options.admin_keys),
             bodies: Bodies::new(options.body_limit),
             ledger,
             links: Links::new(options.secret),
@@ -119,26 +125,34 @@ impl Service {
         done.await.map_err(|cause| ApiError::internal(&cause))?
     }
 
-    /// The models that may be named: the alias, and its version.
-    fn cards(&self) -> [ModelCard; 2] {
-        let version = self.engine.model().version().0.clone();
-        let short = version.get(..12).unwrap_or(&version);
-        [self.name.clone(), format!("{}@{short}", self.name)].map(|id| ModelCard {
+    /// The models that may be named: the alias, which is whatever is live, and each version that is loaded.
+    fn cards(&self) -> Vec<ModelCard> {
+        let models = self.engine.models();
+        let live = models.first().map(|live| (self.name.clone(), live.version()));
+        let each = models.iter().map(|model| (format!("{}@{}", self.name, short(model.version())), model.version()));
+        let card = |(id, version): (String, &Version)| ModelCard {
             id,
             object: "model",
             created: self.started,
             owned_by: "ulm",
-            version: version.clone(),
-        })
+            version: version.0.clone(),
+        };
+        live.into_iter().chain(each).map(card).collect()
     }
 
-    /// Checks that the model asked for, if any, is served.
-    fn check_model(&self, id: Option<&str>) -> Result<(), ApiError> {
-        match id {
-            Some(id) if self.cards().iter().all(|card| card.id != id) => Err(ApiError::model(id, &self.name)),
-            _ => Ok(()),
-        }
+    /// The weights that answer for the model asked for; for none the live ones.
+    fn pick(&self, id: Option<&str>) -> Result<Arc<Model>, ApiError> {
+        let Some(id) = id.filter(|id| *id != self.name) else { return Ok(self.engine.model()) };
+        let asked = id.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('@'));
+        let mut models = self.engine.models().into_iter();
+        let found = asked.and_then(|asked| models.find(|model| short(model.version()) == asked));
+        found.ok_or_else(|| ApiError::model(id, &self.name))
     }
+}
+
+/// The digits of a version that names show.
+fn short(version: &Version) -> &str {
+    version.0.get(..12).unwrap_or(&version.0)
 }
 
 /// Waits for the samples of a submission, in order; every token event is shown to `token`.
@@ -243,6 +257,24 @@ pub fn routes(service: web::Data<Service>) -> impl FnOnce(&mut web::ServiceConfi
                             .route(web::put().to(feedback::update))
                             .route(web::delete().to(feedback::withdraw))
                             .default_service(only("GET, HEAD, PUT, DELETE")),
+                    )
+                    .service(
+                        web::resource("/versions").route(get().to(versions::list)).default_service(only("GET, HEAD")),
+                    )
+                    .service(
+                        web::resource("/versions/{id}")
+                            .route(get().to(versions::retrieve))
+                            .default_service(only("GET, HEAD")),
+                    )
+                    .service(
+                        web::resource("/versions/{id}/promote")
+                            .route(web::post().to(versions::promote))
+                            .default_service(only("POST")),
+                    )
+                    .service(
+                        web::resource("/versions/{id}/rollback")
+                            .route(web::post().to(versions::rollback))
+                            .default_service(only("POST")),
                     )
                     .service(
                         web::resource("/users/{user}/data")

@@ -1,4 +1,4 @@
-//! Which models may be named: the served one by its name, and by its name with the version of its weights.
+//! Which models may be named: the served one by its name, which is whatever is live, and by its name with a version of its weights.
 //! What is listed here is exactly what a request's `model` may say.
 //! Knows nothing of how a model comes to be live.
 
@@ -9,7 +9,7 @@ use super::error::ApiError;
 use super::wire::error::ErrorBody;
 use super::wire::models::{ModelCard, ModelList};
 
-/// Lists the served model under its name and under its version.
+/// Lists the served model under its name and under each version that is loaded.
 #[utoipa::path(
     get,
     path = "/v1/models",
@@ -18,7 +18,7 @@ use super::wire::models::{ModelCard, ModelList};
     responses((status = 200, description = "The names that may be used.", body = ModelList))
 )]
 pub async fn list(service: web::Data<Service>) -> web::Json<ModelList> {
-    web::Json(ModelList { object: "list", data: service.cards().into() })
+    web::Json(ModelList { object: "list", data: service.cards() })
 }
 
 /// Describes one model.

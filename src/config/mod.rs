@@ -268,6 +268,16 @@ pub struct Serve {
     /// environment. Without one everybody may use the server
     #[arg(long = "api-key", env = "ULM_API_KEYS", value_name = "KEY", value_delimiter = ',', hide_env_values = true)]
     pub api_keys: Vec<String>,
+    /// Key that versions may be promoted and rounds opened with; it opens all else as well. Without one, whoever may use the server
+    /// may do so
+    #[arg(
+        long = "admin-key",
+        env = "ULM_ADMIN_KEYS",
+        value_name = "KEY",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub admin_keys: Vec<String>,
     /// Samples computed together: an answer takes one row, a picture two (one without guidance)
     #[arg(long, env = "ULM_ROWS", default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..))]
     pub rows: u16,

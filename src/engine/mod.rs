@@ -12,11 +12,12 @@ mod context;
 mod job;
 mod runner;
 mod sequence;
+mod shelf;
 mod text;
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use self::command::{Command, Events, Lane, Submission};
@@ -24,6 +25,8 @@ use self::job::{Job, Queue, Room};
 use self::runner::Runner;
 use self::sampler::SamplerError;
 use self::scheduler::Limits;
+use self::shelf::Shelf;
+use crate::domain::sample::Version;
 use crate::model::{Model, ModelError};
 
 /// Why a submission, or the engine itself, failed.
@@ -125,7 +128,7 @@ impl Engine {
         let (commands, receiver) = sync_channel(2 * options.queue.max(1) + 1);
         let room = Room { capacity, image_tokens: model.config().image_tokens() };
         let shared =
-            Arc::new(Shared { live: RwLock::new(model), halt: AtomicU8::new(0), running: AtomicUsize::new(0) });
+            Arc::new(Shared { shelf: Shelf::new(model), halt: AtomicU8::new(0), running: AtomicUsize::new(0) });
         let runner = Runner::new(slots, limits, receiver, Arc::clone(&shared));
         let thread = Builder::new()
             .name("engine".to_owned())
@@ -157,12 +160,20 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// Takes a submission or refuses it at once; never blocks.
+    /// Takes a submission for the live weights or refuses it at once; never blocks.
     ///
     /// # Errors
     /// When the queue of its lane is full, it cannot run to its end in this engine, or the engine has stopped.
     pub fn submit(&self, submission: Submission) -> Result<Events, SubmitError> {
-        self.submit_all(vec![submission])?.pop().ok_or(SubmitError::Stopped)
+        self.submit_to(&self.model(), submission)
+    }
+
+    /// The same for weights that [`EngineHandle::model`] or [`EngineHandle::models`] gave.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::submit`].
+    pub fn submit_to(&self, model: &Arc<Model>, submission: Submission) -> Result<Events, SubmitError> {
+        self.submit_all(model, vec![submission])?.pop().ok_or(SubmitError::Stopped)
     }
 
     /// Takes all of these or none, so that they begin in the same step: in an idle engine what they share steps with, and with it
@@ -170,7 +181,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// As [`EngineHandle::submit`].
-    pub fn submit_all(&self, submissions: Vec<Submission>) -> Result<Vec<Events>, SubmitError> {
+    pub fn submit_all(&self, model: &Arc<Model>, submissions: Vec<Submission>) -> Result<Vec<Events>, SubmitError> {
         if self.shared.halt().is_some() {
             return Err(SubmitError::Stopped);
         }
@@ -185,17 +196,23 @@ impl EngineHandle {
             jobs.push(job);
             all.push(events);
         }
-        match self.commands.try_send(Command::Submit(jobs, self.model())) {
+        match self.commands.try_send(Command::Submit(jobs, Arc::clone(model))) {
             Ok(()) => Ok(all),
             Err(TrySendError::Full(_)) => Err(SubmitError::Busy),
             Err(TrySendError::Disconnected(_)) => Err(SubmitError::Stopped),
         }
     }
 
-    /// The weights that answer what is submitted now.
+    /// The live weights: those that answer what does not say otherwise.
     #[must_use]
     pub fn model(&self) -> Arc<Model> {
-        self.shared.model()
+        self.shared.shelf.live()
+    }
+
+    /// All weights that may be asked for, the live ones first.
+    #[must_use]
+    pub fn models(&self) -> Vec<Arc<Model>> {
+        self.shared.shelf.all()
     }
 
     /// Makes other weights of the same model answer whatever is submitted from now on; what was submitted before ends on the
@@ -204,19 +221,20 @@ impl EngineHandle {
     /// # Errors
     /// When sizes, prompts or device are not those of the live weights.
     pub fn promote(&self, model: Arc<Model>) -> Result<(), PromoteError> {
-        let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
-        let differs = [
-            (model.config() != live.config(), "config.json"),
-            (model.digest() != live.digest(), "the tokenizer or the processor"),
-            (!model.network().device().same_device(live.network().device()), "the device"),
-        ];
-        match differs.iter().find(|(differs, _)| *differs) {
-            Some((_, what)) => Err(PromoteError(what)),
-            None => {
-                *live = model;
-                Ok(())
-            }
-        }
+        self.shared.shelf.promote(model)
+    }
+
+    /// Puts weights of the same model beside the live ones, to be asked for by name.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::promote`].
+    pub fn admit(&self, model: Arc<Model>) -> Result<(), PromoteError> {
+        self.shared.shelf.admit(model)
+    }
+
+    /// Takes away weights beside the live ones that are not wanted; work with them goes on to its end.
+    pub fn retain(&self, wanted: impl Fn(&Version) -> bool) {
+        self.shared.shelf.retain(wanted);
     }
 
     /// Positions that a prompt and its reply may take together.
@@ -258,18 +276,13 @@ impl EngineHandle {
 
 /// What handles and thread both see.
 struct Shared {
-    /// The weights that answer what is submitted now.
-    live: RwLock<Arc<Model>>,
+    shelf: Shelf,
     /// 0 to go on, else a `Halt`.
     halt: AtomicU8,
     running: AtomicUsize,
 }
 
 impl Shared {
-    fn model(&self) -> Arc<Model> {
-        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
     fn halt(&self) -> Option<Halt> {
         [Halt::Drain, Halt::Now].into_iter().find(|&how| how as u8 == self.halt.load(Ordering::Acquire))
     }

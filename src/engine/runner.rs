@@ -57,7 +57,7 @@ struct Unpainted {
 
 impl Runner {
     pub fn new(slots: Slots, limits: Limits, commands: Receiver<Command>, shared: Arc<Shared>) -> Self {
-        let model = shared.model();
+        let model = shared.shelf.live();
         let prompter = model.prompter();
         let end = prompter.end_of_text();
         let words = Allowed::new(prompter.text_tokens(), prompter.reserved().filter(|&id| id != end).collect());

@@ -239,7 +239,20 @@ impl Model {
     /// When they do not fit the config.
     pub fn with_tensors(&self, tensors: Tensors) -> Result<Self, ModelError> {
         let (network, version, tensors) = Self::assemble(tensors, &self.config, self.network.device())?;
-        Ok(Self {
+        Ok(self.with(network, version, tensors))
+    }
+
+    /// This model with the weights of a file, as [`Model::weights_file`] makes them.
+    ///
+    /// # Errors
+    /// When the file is damaged or its tensors do not fit the config.
+    pub fn with_weights_file(&self, bytes: &[u8]) -> Result<Self, ModelError> {
+        let (network, version, tensors) = Self::weigh(bytes, &self.config, self.network.device())?;
+        Ok(self.with(network, version, tensors))
+    }
+
+    fn with(&self, network: Network, version: Version, tensors: Tensors) -> Self {
+        Self {
             network,
             version,
             tensors,
@@ -248,7 +261,7 @@ impl Model {
             defaults: self.defaults,
             digest: self.digest.clone(),
             files: Arc::clone(&self.files),
-        })
+        }
     }
 
     /// The network of tensors in the memory layout, and their content hash.

@@ -97,9 +97,8 @@ impl Model {
     /// # Errors
     /// When weights are not finite, or the folder cannot be written; `config.json` comes last, so a folder begun is not loaded.
     pub fn save(&self, dir: &Path) -> Result<(), ModelError> {
-        let tensors = weights::split(self.tensors(), self.config().text.query_rows())?;
         std::fs::create_dir_all(dir).map_err(weights::write_error(dir))?;
-        let bytes = weights::to_bytes(&dir.join(WEIGHTS), &weights::cast(&tensors, DType::F32)?)?;
+        let bytes = self.weights_file()?;
         let files = &self.files;
         let optional = [
             ("tokenizer_config.json", &files.tokenizer_config),
@@ -112,6 +111,15 @@ impl Model {
         all.extend(optional.iter().filter_map(|(name, file)| Some((*name, file.as_deref()?))));
         all.push(("config.json", &config));
         put(dir, &all)
+    }
+
+    /// The weights as the file `model.safetensors` of such a folder.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn weights_file(&self) -> Result<Vec<u8>, ModelError> {
+        let tensors = weights::split(self.tensors(), self.config().text.query_rows())?;
+        Ok(weights::to_bytes(Path::new(WEIGHTS), &weights::cast(&tensors, DType::F32)?)?)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod answer;
 pub mod clip;
 pub mod cycle;
 pub mod format;
+pub mod human;
 pub mod matching;
 pub mod pixels;
 pub mod similarity;

@@ -7,6 +7,7 @@ mod events;
 mod log;
 pub mod optim;
 pub mod pretrain;
+pub mod round;
 pub mod run;
 pub mod segments;
 pub mod trainable;

@@ -1,7 +1,7 @@
 //! A server in this process, on a real port and with a real model (a small random one, or the demo), and the verbs that tests
 //! speak to it.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ pub struct TestApp {
     server: ServerHandle,
     thread: Option<JoinHandle<()>>,
     /// What the server keeps.
-    pub data: TempDir,
+    pub data: Arc<TempDir>,
 }
 
 pub struct Reply {
@@ -57,7 +57,15 @@ impl TestApp {
     }
 
     fn serve(name: &str, model: Model, options: &[&str]) -> Self {
-        let data = tempfile::tempdir().unwrap();
+        Self::over(Arc::new(tempfile::tempdir().unwrap()), name, model, options)
+    }
+
+    /// Another server over what this one keeps.
+    pub fn beside(&self) -> Self {
+        Self::over(Arc::clone(&self.data), MODEL, Model::from_files(&files(), &Device::Cpu).unwrap(), &[])
+    }
+
+    fn over(data: Arc<TempDir>, name: &str, model: Model, options: &[&str]) -> Self {
         let base = ["ulm", "--listen", "127.0.0.1:0", "--log", "warn", "--data", data.path().to_str().unwrap()];
         let context = ["--context", "512"];
         let context = if options.contains(&context[0]) { [].as_slice() } else { &context };
@@ -123,7 +131,7 @@ impl TestApp {
 }
 
 /// The small random checkpoint, with a context long enough to be busy in.
-fn files() -> ModelFiles {
+pub fn files() -> ModelFiles {
     let mut files = ModelFiles::read(&golden::path("mha")).unwrap();
     let mut config: Value = serde_json::from_slice(&files.config).unwrap();
     config["text_config"]["max_position_embeddings"] = json!(8192);

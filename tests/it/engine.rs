@@ -412,7 +412,7 @@ fn new_weights_take_over_and_running_work_ends_on_the_old() {
         // Begun in one step, on the old weights; the new ones come while it runs, and then work that runs beside it.
         let crowd =
             works(&old).into_iter().map(|(work, samplings)| Submission { work, samplings, lane: Lane::Interactive });
-        let running = engine.submit_all(crowd.collect()).unwrap();
+        let running = engine.submit_all(&old, crowd.collect()).unwrap();
         wait("rows", || engine.load().running > 0);
         engine.promote(Arc::clone(&new)).unwrap();
         assert_eq!(engine.model().version(), new.version());

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 22] = [
+const FLOORS: [(&str, u8); 23] = [
     ("domain", 0),
     ("model", 1),
     ("store", 1),
@@ -14,6 +14,7 @@ const FLOORS: [(&str, u8); 22] = [
     ("picture", 2),
     ("reward", 3),
     ("api", 4),
+    ("follow", 4),
     ("train", 4),
     ("bench", TOP),
     ("bench_ledger", TOP),

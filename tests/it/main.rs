@@ -37,3 +37,4 @@ mod rounds;
 mod saving;
 mod sdk;
 mod start;
+mod swap;

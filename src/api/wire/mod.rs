@@ -13,6 +13,7 @@ pub mod images;
 pub mod models;
 pub mod purged;
 pub mod stored;
+pub mod versions;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -16,7 +16,7 @@ pub fn roll(engine: &EngineHandle, prompts: Vec<(Work, Vec<Sampling>)>) -> Resul
     let sizes: Vec<usize> = prompts.iter().map(|(_, samplings)| samplings.len()).collect();
     let submissions =
         prompts.into_iter().map(|(work, samplings)| Submission { work, samplings, lane: Lane::Background }).collect();
-    let all = engine.submit_all(submissions).map_err(|e| failed(&e))?;
+    let all = engine.submit_all(&engine.model(), submissions).map_err(|e| failed(&e))?;
     let mut groups = Vec::with_capacity(all.len());
     for (mut events, size) in all.into_iter().zip(sizes) {
         let mut group: Vec<Option<Sample>> = vec![None; size];
