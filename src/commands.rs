@@ -11,6 +11,7 @@ use candle_core::Device;
 use crate::config::{Bench, DeviceName, Eval, Pretrain, Storage, Suite};
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
 use crate::train::eval::{EvalOptions, SHOWN, evaluate, pictures};
+use crate::train::player::Player;
 use crate::train::pretrain::{PretrainOptions, pretrain as train};
 use crate::{bench as speed, bench_ledger as keeping, bench_train as learning, log, serve, train};
 
@@ -65,10 +66,10 @@ pub fn eval(options: &Eval) -> anyhow::Result<()> {
     let defaults = engine.model().defaults();
     let guidance = options.guidance.unwrap_or(defaults.guidance);
     if let Some(file) = &options.grid {
-        train::draw::grid(file, &pictures(&engine, &SHOWN, guidance)?, 8, 2)?;
+        train::draw::grid(file, &pictures(&Player::alone(&engine), &SHOWN, guidance)?, 8, 2)?;
     }
     let report = evaluate(
-        &engine,
+        &Player::alone(&engine),
         &EvalOptions {
             seed: options.seed,
             draws: options.draws.into(),

@@ -35,6 +35,7 @@ use crate::train::corl::rows::Rows;
 use crate::train::corl::{CorlOptions, CorlStage, Scored, merge as join};
 use crate::train::draw;
 use crate::train::eval::{EvalOptions, OVERALL, Report, SHOWN, drawing, evaluate, pictures};
+use crate::train::player::Player;
 use crate::train::run::{Record, RunOptions, Stage as _, run};
 use crate::train::trainable::Lora;
 
@@ -196,12 +197,13 @@ fn judge(model: Arc<Model>, options: &Train, guidance: f32, grid: &Path) -> anyh
         draw_temperature: temperature,
         answer_temperature: 0.0,
     };
-    let report = evaluate(&engine, &suite)?;
-    draw::grid(grid, &pictures(&engine, &SHOWN, guidance)?, 8, 2)?;
+    let player = Player::alone(&engine);
+    let report = evaluate(&player, &suite)?;
+    draw::grid(grid, &pictures(&player, &SHOWN, guidance)?, 8, 2)?;
     let mut elsewhere = Vec::new();
     for guidance in [1.0, 2.0 * guidance].into_iter().filter(|other| *other != guidance) {
         let few = EvalOptions { guidance, draws: suite.draws.div_ceil(2), ..suite };
-        let (counts, _) = drawing(&engine, &few)?;
+        let (counts, _) = drawing(&player, &few)?;
         elsewhere.push((guidance, counts.get(OVERALL).map_or(0.0, |count| count.percent)));
     }
     engine.halt(Halt::Now);

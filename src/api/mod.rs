@@ -17,6 +17,7 @@ mod links;
 mod models;
 mod observe;
 pub mod openapi;
+mod rounds;
 mod sse;
 mod stored;
 pub mod ui;
@@ -71,6 +72,8 @@ pub struct Options {
     pub body_limit: usize,
     /// What links to pictures are signed with.
     pub secret: [u8; 64],
+    /// This server works on training rounds.
+    pub learns: bool,
     /// The range of ratings.
     pub scale: Scale,
 }
@@ -86,6 +89,7 @@ pub struct Service {
     ledger: Ledger,
     links: Links,
     pace: Pace,
+    learns: bool,
     scale: Scale,
     /// Places for slow work (decoding, tokenising, encoding): no more of it at once than there are cores, and than eight,
     /// so that a flood of large pictures waits in its small files.
@@ -106,6 +110,7 @@ impl Service {
             ledger,
             links: Links::new(options.secret),
             pace: Pace::new(),
+            learns: options.learns,
             scale: options.scale,
             desks: Arc::new(Semaphore::new(cores.min(8))),
             started: now(),
@@ -257,6 +262,22 @@ pub fn routes(service: web::Data<Service>) -> impl FnOnce(&mut web::ServiceConfi
                             .route(web::put().to(feedback::update))
                             .route(web::delete().to(feedback::withdraw))
                             .default_service(only("GET, HEAD, PUT, DELETE")),
+                    )
+                    .service(
+                        web::resource("/rounds")
+                            .route(web::post().to(rounds::create))
+                            .route(get().to(rounds::list))
+                            .default_service(only("GET, HEAD, POST")),
+                    )
+                    .service(
+                        web::resource("/rounds/{id}")
+                            .route(get().to(rounds::retrieve))
+                            .default_service(only("GET, HEAD")),
+                    )
+                    .service(
+                        web::resource("/rounds/{id}/cancel")
+                            .route(web::post().to(rounds::cancel))
+                            .default_service(only("POST")),
                     )
                     .service(
                         web::resource("/versions").route(get().to(versions::list)).default_service(only("GET, HEAD")),

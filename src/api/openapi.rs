@@ -36,6 +36,10 @@ use super::error::ApiError;
         super::feedback::retrieve,
         super::feedback::update,
         super::feedback::withdraw,
+        super::rounds::create,
+        super::rounds::list,
+        super::rounds::retrieve,
+        super::rounds::cancel,
         super::versions::list,
         super::versions::retrieve,
         super::versions::promote,
@@ -49,6 +53,7 @@ use super::error::ApiError;
         (name = "Images", description = "Pictures of a prompt."),
         (name = "Chat", description = "Answers about pictures and text."),
         (name = "Feedback", description = "What people say of answers and pictures."),
+        (name = "Rounds", description = "Training rounds: what users said becomes better weights."),
         (name = "Versions", description = "Weights: which are live, which were, and how to change that."),
         (name = "Models", description = "What may be named as `model`."),
         (name = "Operations", description = "For those who run the server.")

@@ -278,6 +278,8 @@ pub struct Serve {
         hide_env_values = true
     )]
     pub admin_keys: Vec<String>,
+    #[command(flatten)]
+    pub learning: Learning,
     /// Samples computed together: an answer takes one row, a picture two (one without guidance)
     #[arg(long, env = "ULM_ROWS", default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..))]
     pub rows: u16,
@@ -299,6 +301,32 @@ pub struct Serve {
     /// Temperature of answers where a request names none; 0 is greedy
     #[arg(long, env = "ULM_ANSWER_TEMPERATURE", value_name = "TEMPERATURE", default_value_t = 0.0, value_parser = number::<0, 2>)]
     pub answer_temperature: f32,
+}
+
+/// Whether and when to learn from what users say.
+#[derive(Clone, Debug, Args)]
+pub struct Learning {
+    /// Work on training rounds beside serving: those opened by hand (`POST /v1/rounds`), and with `--learn-after` those that are due
+    #[arg(long, env = "ULM_LEARN")]
+    pub learn: bool,
+    /// Open a round when so much feedback has been given since the last
+    #[arg(long, env = "ULM_LEARN_AFTER", value_name = "FEEDBACK", requires = "learn", value_parser = clap::value_parser!(u32).range(1..))]
+    pub learn_after: Option<u32>,
+    /// Minutes between two such rounds, at least
+    #[arg(long, env = "ULM_LEARN_APART", value_name = "MINUTES", default_value_t = 60)]
+    pub learn_apart: u32,
+    /// Hours of the day (UTC) in which such a round may be opened, FROM-TO; over midnight where FROM is the later
+    #[arg(long, env = "ULM_LEARN_HOURS", value_name = "FROM-TO", default_value = "0-24", value_parser = hours)]
+    pub learn_hours: [u8; 2],
+}
+
+/// `FROM-TO`, two hours of the day.
+fn hours(text: &str) -> Result<[u8; 2], String> {
+    let hours = text.split_once('-').and_then(|(from, to)| Some([from.parse().ok()?, to.parse().ok()?]));
+    match hours {
+        Some([from, to]) if from != to && from <= 24 && to <= 24 => Ok([from, to]),
+        _ => Err("must be two hours of the day, FROM-TO".into()),
+    }
 }
 
 /// How to report.

@@ -81,6 +81,9 @@ pub struct Round {
     pub by: String,
     /// What it is to do, JSON.
     pub plan: String,
+    /// It learns from what was said after this, Unix milliseconds, and not after that.
+    pub since_ms: i64,
+    pub until_ms: i64,
     /// What it began with; known once it has begun.
     pub base: Option<Version>,
     /// What it has made.

@@ -195,7 +195,7 @@ impl Ledger {
     }
 
     /// The requests of these rows, with their notes and samples.
-    async fn whole(&self, rows: &[AnyRow]) -> Result<Vec<Kept>, LedgerError> {
+    pub(super) async fn whole(&self, rows: &[AnyRow]) -> Result<Vec<Kept>, LedgerError> {
         let ids = rows.iter().map(|row| row.try_get("id")).collect::<Result<Vec<String>, _>>()?;
         let mut notes: HashMap<String, BTreeMap<String, String>> = HashMap::new();
         for row in self.of("SELECT * FROM call_metadata WHERE call_id IN (?)", &ids).await? {
@@ -215,7 +215,7 @@ impl Ledger {
     }
 
     /// What `sql` says of these ids, which stand for its `?`.
-    async fn of(&self, sql: &str, ids: &[String]) -> Result<Vec<AnyRow>, LedgerError> {
+    pub(super) async fn of(&self, sql: &str, ids: &[String]) -> Result<Vec<AnyRow>, LedgerError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }

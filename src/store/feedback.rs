@@ -347,7 +347,8 @@ async fn read(connection: &mut AnyConnection, id: FeedbackId) -> Result<Option<(
     row.as_ref().map(feedback).transpose()
 }
 
-fn feedback(row: &AnyRow) -> Result<(Feedback, bool), LedgerError> {
+/// A feedback, and whether it was withdrawn.
+pub(super) fn feedback(row: &AnyRow) -> Result<(Feedback, bool), LedgerError> {
     let feedback = Feedback {
         id: rows::id("feedback.id", row.try_get("id")?)?,
         client_key: row.try_get("client_key")?,

@@ -39,8 +39,8 @@ impl Ledger {
             .write(move |connection| -> BoxFuture<'_, Result<(), LedgerError>> {
                 let round = Arc::clone(&round);
                 Box::pin(async move {
-                    let sql = "INSERT INTO rounds (id, state, created_ms, changed_ms, author, plan, base, candidate, report, held_ms) \
-                               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0) ON CONFLICT (id) DO NOTHING";
+                    let sql = "INSERT INTO rounds (id, state, created_ms, changed_ms, author, plan, since_ms, until_ms, base, candidate, \
+                               report, held_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0) ON CONFLICT (id) DO NOTHING";
                     sqlx::query(sql)
                         .bind(round.id.to_string())
                         .bind(round.state.word())
@@ -48,6 +48,8 @@ impl Ledger {
                         .bind(round.changed_ms)
                         .bind(round.by.clone())
                         .bind(round.plan.clone())
+                        .bind(round.since_ms)
+                        .bind(round.until_ms)
                         .bind(round.base.as_ref().map(|base| base.0.clone()))
                         .bind(round.candidate.as_ref().map(|candidate| candidate.0.clone()))
                         .bind(round.report.clone())
@@ -182,6 +184,16 @@ impl Ledger {
         rows.iter().map(round).collect()
     }
 
+    /// Up to when what was said has been learned: by the last round whose candidate was promoted. What a refused one learned from is
+    /// learned from again.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn learned_until(&self) -> Result<i64, LedgerError> {
+        let sql = "SELECT COALESCE(MAX(until_ms), 0) AS learned FROM rounds WHERE state = 'promoted'";
+        Ok(sqlx::query(sql).fetch_one(&self.reads).await?.try_get("learned")?)
+    }
+
     /// Notes which samples a version was trained with.
     ///
     /// # Errors
@@ -220,6 +232,8 @@ fn round(row: &AnyRow) -> Result<Round, LedgerError> {
         changed_ms: row.try_get("changed_ms")?,
         by: row.try_get("author")?,
         plan: row.try_get("plan")?,
+        since_ms: row.try_get("since_ms")?,
+        until_ms: row.try_get("until_ms")?,
         base: row.try_get::<Option<String>, _>("base")?.map(Version),
         candidate: row.try_get::<Option<String>, _>("candidate")?.map(Version),
         report: row.try_get("report")?,

@@ -80,6 +80,23 @@ impl Ledger {
         rows.iter().map(known).collect()
     }
 
+    /// Notes what was measured of a version, JSON.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub async fn score(&self, version: Version, scores: String) -> Result<(), LedgerError> {
+        self.writer
+            .write(move |connection| -> BoxFuture<'_, Result<(), LedgerError>> {
+                let (id, scores) = (version.0.clone(), scores.clone());
+                Box::pin(async move {
+                    let sql = "UPDATE versions SET scores = $1 WHERE id = $2";
+                    sqlx::query(sql).bind(scores).bind(id).execute(connection).await?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
     /// Keeps a version whatever comes, or no longer; false when there is no such version.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! How well a model draws and answers: the world's held-out suite through the engine, counts with 95 % intervals. Decides
-//! nothing; the gate will.
+//! nothing; the gate does.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::player::Player;
 use super::pretrain::{asked, data};
 use super::run::Metrics;
 use super::{TrainError, draw};
 use crate::domain::picture::Picture;
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::{Draw, Sampling};
-use crate::engine::EngineHandle;
-use crate::engine::command::{Event, Events, Lane, Submission, Work};
+use crate::engine::command::{Event, Events, Submission, Work};
 use crate::model::{Defaults, Model};
 use crate::world::{Background, Split, judge, suite, verify};
 
@@ -77,7 +77,8 @@ pub struct Spread {
 
 impl Spread {
     /// Counts by kind, of all kinds.
-    fn of(counts: &[usize]) -> Self {
+    #[must_use]
+    pub fn of(counts: &[usize]) -> Self {
         let of: usize = counts.iter().sum();
         let share = |&count: &usize| count as f64 / of as f64;
         let bits = counts.iter().filter(|&&count| count > 0).map(share).map(|share| -share * share.log2()).sum();
@@ -129,12 +130,9 @@ impl Report {
     }
 }
 
-/// Submissions on their way at once.
-const WINDOW: usize = 32;
-
 /// Runs `jobs` through the engine, some at a time, and gives back the samples in order.
 fn samples(
-    handle: &EngineHandle,
+    player: &Player,
     what: &'static str,
     jobs: impl ExactSizeIterator<Item = Result<Submission, TrainError>>,
 ) -> Result<Vec<Sample>, TrainError> {
@@ -154,13 +152,14 @@ fn samples(
         }
     };
     for job in jobs {
-        if waiting.len() >= WINDOW
+        if waiting.len() >= player.at_once
             && let Some(mut events) = waiting.pop_front()
         {
             samples.push(collect(&mut events)?);
             bar.inc(1);
         }
-        waiting.push_back(handle.submit(job?).map_err(|e| TrainError::State(e.to_string()))?);
+        let events = player.engine.submit_to(&player.model, job?);
+        waiting.push_back(events.map_err(|e| TrainError::State(e.to_string()))?);
     }
     for mut events in waiting {
         samples.push(collect(&mut events)?);
@@ -174,14 +173,13 @@ fn samples(
 ///
 /// # Errors
 /// When a prompt cannot be drawn or the engine fails. Call it outside an async runtime.
-pub fn pictures(handle: &EngineHandle, prompts: &[&str], guidance: f32) -> Result<Vec<Picture>, TrainError> {
-    let model = handle.model();
+pub fn pictures(player: &Player, prompts: &[&str], guidance: f32) -> Result<Vec<Picture>, TrainError> {
     let jobs = prompts.iter().enumerate().map(|(seed, prompt)| {
-        let prompt = model.prompter().draw(&Draw { prompt: (*prompt).to_owned() })?;
+        let prompt = player.model.prompter().draw(&Draw { prompt: (*prompt).to_owned() })?;
         let sampling = Sampling { seed: seed as u64, guidance, ..Sampling::default() };
-        Ok(Submission { work: Work::Draw(prompt), samplings: vec![sampling], lane: Lane::Interactive })
+        Ok(player.submission(Work::Draw(prompt), vec![sampling]))
     });
-    let drawn = samples(handle, "pictures", jobs)?.into_iter().map(|sample| match sample.output {
+    let drawn = samples(player, "pictures", jobs)?.into_iter().map(|sample| match sample.output {
         Output::Picture(picture) => Ok(picture),
         Output::Text(_) => Err(TrainError::State("the engine answered a drawing prompt in words".into())),
     });
@@ -192,12 +190,12 @@ pub fn pictures(handle: &EngineHandle, prompts: &[&str], guidance: f32) -> Resul
 ///
 /// # Errors
 /// When the engine fails or the file cannot be written. Call it outside an async runtime.
-pub fn glance(handle: &EngineHandle, dir: &Path, seed: u64, served: Defaults) -> Result<Metrics, TrainError> {
+pub fn glance(player: &Player, dir: &Path, seed: u64, served: Defaults) -> Result<Metrics, TrainError> {
     let Defaults { guidance, temperature } = served;
     let options =
         EvalOptions { seed, draws: 16, answers: 5, guidance, draw_temperature: temperature, answer_temperature: 0.0 };
-    let report = evaluate(handle, &options)?;
-    draw::grid(&dir.join("pictures.png"), &pictures(handle, &SHOWN, guidance)?, 8, 2)?;
+    let report = evaluate(player, &options)?;
+    draw::grid(&dir.join("pictures.png"), &pictures(player, &SHOWN, guidance)?, 8, 2)?;
     let share = |group: &BTreeMap<String, Count>| group.get(OVERALL).map_or(0.0, |count| count.percent / 100.0);
     Ok(vec![("drawing", share(&report.drawing)), ("answering", share(&report.answering))])
 }
@@ -238,18 +236,11 @@ pub const SHOWN: [&str; 32] = [
     "a small green circle",
 ];
 
-fn submission(work: Work, sampling: Sampling) -> Submission {
-    Submission { work, samplings: vec![sampling], lane: Lane::Interactive }
-}
-
-/// Draws the held-out suite: how many pictures of each category show what was asked for, and how the backgrounds spread that were left
-/// open.
+/// Draws `items`, each by its own seed.
 ///
 /// # Errors
 /// When the engine fails. Call it outside an async runtime.
-pub fn drawing(handle: &EngineHandle, options: &EvalOptions) -> Result<(BTreeMap<String, Count>, Spread), TrainError> {
-    let model = handle.model();
-    let items = suite::drawing(options.seed, options.draws);
+pub fn drawn(player: &Player, options: &EvalOptions, items: &[suite::DrawItem]) -> Result<Vec<Sample>, TrainError> {
     let jobs = items.iter().map(|item| {
         let sampling = Sampling {
             seed: item.seed,
@@ -257,13 +248,23 @@ pub fn drawing(handle: &EngineHandle, options: &EvalOptions) -> Result<(BTreeMap
             guidance: options.guidance,
             ..Sampling::default()
         };
-        let prompt = model.prompter().draw(&Draw { prompt: item.prompt.clone() })?;
-        Ok(submission(Work::Draw(prompt), sampling))
+        let prompt = player.model.prompter().draw(&Draw { prompt: item.prompt.clone() })?;
+        Ok(player.submission(Work::Draw(prompt), vec![sampling]))
     });
+    samples(player, "drawing", jobs)
+}
+
+/// Draws the held-out suite: how many pictures of each category show what was asked for, and how the backgrounds spread that were left
+/// open.
+///
+/// # Errors
+/// When the engine fails. Call it outside an async runtime.
+pub fn drawing(player: &Player, options: &EvalOptions) -> Result<(BTreeMap<String, Count>, Spread), TrainError> {
+    let items = suite::drawing(options.seed, options.draws);
     let blank = Picture::filled(1, 1, [0; 3]);
     let mut groups: BTreeMap<String, Vec<bool>> = BTreeMap::new();
     let mut backgrounds = vec![0; Background::ALL.len()];
-    for (item, sample) in items.iter().zip(samples(handle, "drawing", jobs)?) {
+    for (item, sample) in items.iter().zip(drawn(player, options, &items)?) {
         let picture = if let Output::Picture(picture) = &sample.output { picture } else { &blank };
         let judged = judge(&item.requirement, picture);
         let right = judged.correct;
@@ -280,13 +281,15 @@ pub fn drawing(handle: &EngineHandle, options: &EvalOptions) -> Result<(BTreeMap
     Ok((counts, Spread::of(&backgrounds)))
 }
 
-/// Answers the held-out suite: how many answers of each kind and form are right, and how many have the form that was asked for.
-fn answering(
-    handle: &EngineHandle,
+/// Answers `items`, each by its own seed.
+///
+/// # Errors
+/// When the engine fails. Call it outside an async runtime.
+pub fn answered(
+    player: &Player,
     options: &EvalOptions,
     items: &[suite::AnswerItem],
-) -> Result<(BTreeMap<String, Count>, Count), TrainError> {
-    let model = handle.model();
+) -> Result<Vec<Sample>, TrainError> {
     let jobs = items.iter().map(|item| {
         let sampling = Sampling {
             seed: item.seed,
@@ -294,12 +297,21 @@ fn answering(
             max_tokens: MOST_TOKENS,
             ..Sampling::default()
         };
-        let prompt = model.prompter().answer(&asked(&Arc::new(item.picture.clone()), &item.question.text))?;
-        Ok(submission(Work::Answer(prompt), sampling))
+        let prompt = player.model.prompter().answer(&asked(&Arc::new(item.picture.clone()), &item.question.text))?;
+        Ok(player.submission(Work::Answer(prompt), vec![sampling]))
     });
+    samples(player, "answering", jobs)
+}
+
+/// Answers the held-out suite: how many answers of each kind and form are right, and how many have the form that was asked for.
+fn answering(
+    player: &Player,
+    options: &EvalOptions,
+    items: &[suite::AnswerItem],
+) -> Result<(BTreeMap<String, Count>, Count), TrainError> {
     let mut groups: BTreeMap<String, (Vec<bool>, Vec<f64>)> = BTreeMap::new();
     let mut format = vec![];
-    for (item, sample) in items.iter().zip(samples(handle, "answering", jobs)?) {
+    for (item, sample) in items.iter().zip(answered(player, options, items)?) {
         let reply = if let Output::Text(text) = &sample.output { text } else { "" };
         let (graded, guessing) = (item.question.grade(reply), item.question.kind.guessing_rate(item.question.form));
         format.push(graded.format);
@@ -326,11 +338,11 @@ fn answering(
 ///
 /// # Errors
 /// When the engine fails. Call it outside an async runtime.
-pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, TrainError> {
-    let model = handle.model();
-    let (drawing, backgrounds) = drawing(handle, options)?;
+pub fn evaluate(player: &Player, options: &EvalOptions) -> Result<Report, TrainError> {
+    let model = &player.model;
+    let (drawing, backgrounds) = drawing(player, options)?;
     let items = suite::answering(options.seed, options.answers);
-    let (answering, format) = answering(handle, options, &items)?;
+    let (answering, format) = answering(player, options, &items)?;
     Ok(Report {
         version: model.version().0.clone(),
         guidance: options.guidance,
@@ -340,7 +352,7 @@ pub fn evaluate(handle: &EngineHandle, options: &EvalOptions) -> Result<Report, 
         answering,
         format,
         backgrounds,
-        reconstruction: Count::of(reconstructions(&model, &items)?),
+        reconstruction: Count::of(reconstructions(model, &items)?),
     })
 }
 

@@ -6,6 +6,7 @@ pub mod eval;
 mod events;
 mod log;
 pub mod optim;
+pub mod player;
 pub mod pretrain;
 pub mod round;
 pub mod run;

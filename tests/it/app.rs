@@ -52,8 +52,13 @@ impl TestApp {
 
     /// As it starts without a model named.
     pub fn demo() -> Self {
+        Self::demo_with(&[])
+    }
+
+    /// The same with further options of the command line.
+    pub fn demo_with(options: &[&str]) -> Self {
         let (name, model) = serve::model(None).unwrap();
-        Self::serve(&name, model, &[])
+        Self::serve(&name, model, options)
     }
 
     fn serve(name: &str, model: Model, options: &[&str]) -> Self {
@@ -118,6 +123,11 @@ impl TestApp {
     pub async fn still_serves(&self) {
         assert_eq!(self.draw(&json!({"prompt": "a star"})).await.status, 200);
         assert_eq!(self.chat(json!("hi"), &json!({"max_tokens": 2})).await.status, 200);
+    }
+
+    /// The same of the demo model.
+    pub async fn still_serves_demo(&self) {
+        assert_eq!(self.draw(&json!({"prompt": "a star"})).await.status, 200);
     }
 
     /// Waits until the engine computes nothing any more.

@@ -32,13 +32,18 @@ fn kills(few: usize) -> usize {
 /// A server of its own process, and where it listens. It begins in a shell, so that a file that may not grow fails it a write and
 /// does not end it.
 pub fn start(data: &Path, database: Option<&str>) -> (Child, String) {
+    let model = golden::path("mha").display().to_string();
+    let mut more = vec!["--model", &model];
+    more.extend(database.map(|url| ["--database-url", url]).into_iter().flatten());
+    start_with(data, &more)
+}
+
+/// The same with the demo model, unless `more` names another.
+pub fn start_with(data: &Path, more: &[&str]) -> (Child, String) {
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_ulm")]);
     command.args(["serve", "--listen", "127.0.0.1:0", "--context", "512", "--log", "error", "--data"]).arg(data);
-    command.arg("--model").arg(golden::path("mha"));
-    if let Some(url) = database {
-        command.args(["--database-url", url]);
-    }
+    command.args(more);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     let url =

@@ -9,6 +9,7 @@ use ulm::demo;
 use ulm::domain::picture::Picture;
 use ulm::engine::{Engine, EngineOptions, Halt};
 use ulm::train::eval::{EvalOptions, OVERALL, evaluate};
+use ulm::train::player::Player;
 use ulm::world::{Background, Colour, Object, Place, Requirement, Scene, Shape, Size, judge, render};
 
 use super::app::{TestApp, picture, text};
@@ -34,7 +35,7 @@ fn it_draws_and_answers_what_it_never_saw() {
         draw_temperature: defaults.temperature,
         answer_temperature: 0.0,
     };
-    let report = evaluate(&engine, &options).unwrap();
+    let report = evaluate(&Player::alone(&engine), &options).unwrap();
     engine.halt(Halt::Now);
     engine.join();
     let table = report.table();

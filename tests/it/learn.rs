@@ -24,6 +24,7 @@ use ulm::train::corl::rollout::roll;
 use ulm::train::corl::score::{Drawn, Prompt, log_probs};
 use ulm::train::corl::{CorlOptions, CorlStage};
 use ulm::train::optim::Schedule;
+use ulm::train::player::Player;
 use ulm::train::pretrain::asked;
 use ulm::train::run::{Metrics, Stage};
 use ulm::train::trainable::Lora;
@@ -89,7 +90,7 @@ fn the_trainer_scores_what_the_engine_drew() {
         let samplings = [1, 2].map(|seed| Sampling { seed, max_tokens: 48, ..Sampling::default() });
         work.push((Work::Answer(prompt.clone()), samplings.to_vec()));
     }
-    let groups: Vec<Vec<Sample>> = roll(&engine, work).unwrap();
+    let groups: Vec<Vec<Sample>> = roll(&Player::alone(&engine), work).unwrap();
     let (mut drawn, mut noted) = (vec![], vec![]);
     for (group, (prompt, guidance)) in groups.iter().zip(&draws) {
         for sample in group {

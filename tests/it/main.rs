@@ -33,6 +33,7 @@ mod parity;
 mod parity_network;
 mod paths;
 mod place;
+mod round;
 mod rounds;
 mod saving;
 mod sdk;

@@ -83,6 +83,8 @@ fn round() -> Round {
         changed_ms: 1,
         by: "ann".into(),
         plan: r#"{"steps":3}"#.into(),
+        since_ms: 0,
+        until_ms: 1,
         base: None,
         candidate: None,
         report: None,

@@ -12,6 +12,7 @@ pub mod health;
 pub mod images;
 pub mod models;
 pub mod purged;
+pub mod rounds;
 pub mod stored;
 pub mod versions;
 

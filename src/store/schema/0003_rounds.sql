@@ -29,6 +29,8 @@ CREATE TABLE rounds (
     changed_ms BIGINT NOT NULL,
     author     TEXT NOT NULL,
     plan       TEXT NOT NULL,
+    since_ms   BIGINT NOT NULL,
+    until_ms   BIGINT NOT NULL,
     base       TEXT,
     candidate  TEXT,
     report     TEXT,

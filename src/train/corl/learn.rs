@@ -19,6 +19,8 @@ pub(super) struct Learning<'a> {
     pub drawn: Drawn<'a>,
     /// log π of its tokens as they were sampled.
     pub sampled: &'a [f32],
+    /// What each token weighs beside its share in the mean; empty where they weigh the same.
+    pub importance: &'a [f32],
     pub advantage: f64,
     /// How often it was drawn.
     pub times: usize,
@@ -134,6 +136,17 @@ impl Learner<'_> {
         };
         let weight =
             |sample: &Learning<'_>| sample.times as f64 * self.aggregate.weight(sample.drawn.tokens.len(), of, tokens);
+        let weights = of_tokens(&weight)?;
+        let weights = match samples.iter().all(|sample| sample.importance.is_empty()) {
+            true => weights,
+            false => {
+                let importance = samples.iter().flat_map(|sample| {
+                    let rest = sample.drawn.tokens.len() - sample.importance.len().min(sample.drawn.tokens.len());
+                    sample.importance.iter().copied().chain(std::iter::repeat_n(1.0, rest))
+                });
+                (weights * Tensor::new(importance.collect::<Vec<f32>>(), self.network.device())?)?
+            }
+        };
         let sampled: Vec<f32> = samples.iter().flat_map(|sample| sample.sampled).copied().collect();
         let mut learned = Learned {
             samples: samples.iter().map(|sample| sample.times).sum(),
@@ -147,7 +160,7 @@ impl Learner<'_> {
                 sampled: &Tensor::new(sampled, self.network.device())?,
                 reference: reference.as_ref(),
                 advantages: &of_tokens(&|sample| sample.advantage)?,
-                weights: &of_tokens(&weight)?,
+                weights: &weights,
             };
             let Outcome { loss, kl, log_ratio } = self.objective.of(&tokens)?;
             let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().map(f64::from);

@@ -5,6 +5,7 @@
 pub mod advantage;
 pub mod exercise;
 mod learn;
+pub mod lesson;
 pub mod loss;
 pub mod merge;
 mod oracle;
@@ -38,6 +39,7 @@ impl CorlOptions {
             steps,
             prompts,
             questions,
+            logged: 0,
             group: 8,
             guidance: served.guidance,
             temperature: served.temperature,

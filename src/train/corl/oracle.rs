@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use super::super::player::Player;
 use super::rollout::roll;
 use crate::domain::picture::Picture;
 use crate::domain::sample::Output;
 use crate::domain::task::Sampling;
-use crate::engine::EngineHandle;
 use crate::engine::command::Work;
 use crate::model::Model;
 use crate::model::network::Span;
@@ -16,7 +16,7 @@ use crate::train::pretrain::asked;
 
 /// See the module text.
 pub struct Eyes<'a> {
-    pub engine: &'a EngineHandle,
+    pub player: &'a Player,
     /// Most tokens of an answer.
     pub answer_tokens: usize,
 }
@@ -27,13 +27,13 @@ fn failed(error: impl std::fmt::Display) -> RewardError {
 
 impl Oracle for Eyes<'_> {
     fn answers(&self, questions: &[(Arc<Picture>, String)]) -> Result<Vec<String>, RewardError> {
-        let model = self.engine.model();
+        let model = &self.player.model;
         let sampling = Sampling { temperature: 0.0, max_tokens: self.answer_tokens, ..Sampling::default() };
         let work = questions.iter().map(|(picture, question)| {
             let prompt = model.prompter().answer(&asked(picture, question)).map_err(failed)?;
             Ok((Work::Answer(prompt), vec![sampling.clone()]))
         });
-        let groups = roll(self.engine, work.collect::<Result<_, RewardError>>()?).map_err(failed)?;
+        let groups = roll(self.player, work.collect::<Result<_, RewardError>>()?).map_err(failed)?;
         let texts = groups.into_iter().flatten().map(|sample| match sample.output {
             Output::Text(text) => Ok(text),
             Output::Picture(_) => Err(failed("a question was answered with a picture")),
@@ -42,8 +42,8 @@ impl Oracle for Eyes<'_> {
     }
 
     fn states(&self, text: &str, pictures: &[&Picture]) -> Result<Vec<States>, RewardError> {
-        let model = self.engine.model();
-        pictures.iter().map(|&picture| states(&model, text, picture)).collect()
+        let model = &self.player.model;
+        pictures.iter().map(|&picture| states(model, text, picture)).collect()
     }
 }
 

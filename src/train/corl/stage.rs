@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -14,22 +14,22 @@ use serde_json::{Map, Value};
 use super::super::TrainError;
 use super::super::eval::glance;
 use super::super::optim::{AdamW, AdamWOptions, Schedule};
+use super::super::player::Player;
 use super::super::pretrain::asked;
 use super::super::run::{Metrics, Stage};
 use super::super::trainable::{Lora, Trainable};
 use super::advantage::Coupling;
 use super::exercise::{Exercise, Practice, Source};
-use super::learn::{Learned, Learner, Learning};
+use super::learn::{Learned, Learner};
+use super::lesson::{Lesson, LessonPrompt, Try};
 use super::loss::{Aggregate, Objective};
 use super::oracle::Eyes;
 use super::rollout::roll;
-use super::score::{Drawn, Prompt};
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::{Draw, Sampling};
-use crate::engine::command::Work;
+use crate::engine::command::{Lane, Work};
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
 use crate::model::params::Tensors;
-use crate::model::prompt::{AnswerPrompt, DrawPrompt};
 use crate::model::{Defaults, Model};
 use crate::reward::{AnswerReward, DrawReward, Mix, RewardError, Score};
 use crate::world::Dice;
@@ -56,6 +56,8 @@ pub struct CorlOptions {
     pub prompts: usize,
     /// Questions a step beside them, about pictures of their own; what most answers get right tells little, so it takes more of them.
     pub questions: usize,
+    /// Groups a step of what was logged.
+    pub logged: usize,
     /// Samples of each task of an exercise.
     pub group: usize,
     /// How pictures are drawn.
@@ -83,34 +85,32 @@ pub struct CorlStage {
     weights: Trainable,
     optim: AdamW,
     engine: EngineHandle,
+    /// Nobody else uses the engine, which ends with the stage.
+    own: bool,
     source: Source,
     draws: Mix<dyn DrawReward>,
     answers: Mix<dyn AnswerReward>,
+    /// What was drawn and judged before.
+    logged: Vec<Lesson>,
 }
 
 /// A group on its way from prompt to gradient.
 struct Group {
     exercise: usize,
-    prompt: GroupPrompt,
+    prompt: LessonPrompt,
     samples: Vec<Sample>,
     scores: Vec<Score>,
     advantages: Vec<f64>,
 }
 
 impl Group {
-    /// All of it earned the same, so that it tells nothing.
-    fn is_mute(&self) -> bool {
-        self.advantages.iter().all(|&advantage| advantage == 0.0)
+    fn is_picture(&self) -> bool {
+        matches!(self.prompt, LessonPrompt::Picture(_))
     }
 }
 
-enum GroupPrompt {
-    Picture(DrawPrompt),
-    Answer(AnswerPrompt),
-}
-
 impl CorlStage {
-    /// Ready to learn from `base` on.
+    /// Ready to learn from `base` on, with an engine of its own.
     ///
     /// # Errors
     /// When the engine cannot start or memory runs out.
@@ -121,14 +121,6 @@ impl CorlStage {
         draws: Mix<dyn DrawReward>,
         answers: Mix<dyn AnswerReward>,
     ) -> Result<Self, TrainError> {
-        let device = base.network().device();
-        let trains = match options.practice {
-            Practice::Drawing => &TRAINS[..1],
-            _ => &TRAINS[..],
-        };
-        let weights = Trainable::new(base.config(), base.tensors().clone(), trains, options.lora, device)?;
-        let options_of_adam = AdamWOptions { beta2: 0.999, weight_decay: 0.0, ..AdamWOptions::default() };
-        let optim = AdamW::new(weights.vars.clone(), options_of_adam)?;
         let engine = EngineOptions {
             rows: 64,
             background_rows: 64,
@@ -139,7 +131,33 @@ impl CorlStage {
             turn: options.group,
         };
         let engine = Engine::spawn(Arc::clone(&base), engine).map_err(|e| TrainError::State(e.to_string()))?;
-        Ok(Self { options, base, weights, optim, engine, source, draws, answers })
+        let mut stage = Self::over(engine, base, options, source, draws, answers, vec![])?;
+        stage.own = true;
+        Ok(stage)
+    }
+
+    /// Ready to learn from `base` on, drawing in the background of an engine that others use; also from what was `logged`.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn over(
+        engine: EngineHandle,
+        base: Arc<Model>,
+        options: CorlOptions,
+        source: Source,
+        draws: Mix<dyn DrawReward>,
+        answers: Mix<dyn AnswerReward>,
+        logged: Vec<Lesson>,
+    ) -> Result<Self, TrainError> {
+        let device = base.network().device();
+        let trains = match options.practice {
+            Practice::Drawing => &TRAINS[..1],
+            _ => &TRAINS[..],
+        };
+        let weights = Trainable::new(base.config(), base.tensors().clone(), trains, options.lora, device)?;
+        let options_of_adam = AdamWOptions { beta2: 0.999, weight_decay: 0.0, ..AdamWOptions::default() };
+        let optim = AdamW::new(weights.vars.clone(), options_of_adam)?;
+        Ok(Self { options, base, weights, optim, engine, own: false, source, draws, answers, logged })
     }
 
     /// The model as it is now.
@@ -150,48 +168,56 @@ impl CorlStage {
         self.base.with_tensors(self.weights.snapshot()?).map_err(|e| TrainError::State(e.to_string()))
     }
 
-    /// Draws the groups of a step with the weights as they are.
-    fn groups(&self, exercises: &[Exercise], dice: &mut Dice) -> Result<Vec<Group>, TrainError> {
-        let o = &self.options;
+    /// Whom to ask for samples of the weights as they are.
+    fn player(&self) -> Result<Player, TrainError> {
         let model = Arc::new(self.model()?);
-        self.engine.promote(Arc::clone(&model)).map_err(|e| TrainError::State(e.to_string()))?;
+        Ok(match self.own {
+            true => Player { model, at_once: usize::MAX, lane: Lane::Background, engine: self.engine.clone() },
+            false => Player::beside(&self.engine, model),
+        })
+    }
+
+    /// Draws the groups of a step.
+    fn groups(&self, player: &Player, exercises: &[Exercise], dice: &mut Dice) -> Result<Vec<Group>, TrainError> {
+        let o = &self.options;
+        let prompter = player.model.prompter();
         let (mut prompts, mut work) = (vec![], vec![]);
         for (exercise, Exercise { draw, ask }) in exercises.iter().enumerate() {
             let mut samplings = |plain: Sampling| -> Vec<Sampling> {
                 (0..o.group).map(|_| Sampling { seed: dice.random(), ..plain.clone() }).collect()
             };
             if let Some(wanted) = draw {
-                let prompt = model.prompter().draw(&Draw { prompt: wanted.prompt.clone() })?;
+                let prompt = prompter.draw(&Draw { prompt: wanted.prompt.clone() })?;
                 let plain = Sampling { guidance: o.guidance, temperature: o.temperature, ..Sampling::default() };
                 work.push((Work::Draw(prompt.clone()), samplings(plain)));
-                prompts.push((exercise, GroupPrompt::Picture(prompt)));
+                prompts.push((exercise, LessonPrompt::Picture(prompt)));
             }
             if let Some(question) = ask {
-                let prompt = model.prompter().answer(&asked(&question.picture, &question.problem))?;
+                let prompt = prompter.answer(&asked(&question.picture, &question.problem))?;
                 let plain = Sampling { max_tokens: o.answer_tokens, ..Sampling::default() };
                 work.push((Work::Answer(prompt.clone()), samplings(plain)));
-                prompts.push((exercise, GroupPrompt::Answer(prompt)));
+                prompts.push((exercise, LessonPrompt::Answer(prompt)));
             }
         }
-        let drawn = roll(&self.engine, work)?;
+        let drawn = roll(player, work)?;
         let group =
             |((exercise, prompt), samples)| Group { exercise, prompt, samples, scores: vec![], advantages: vec![] };
         Ok(prompts.into_iter().zip(drawn).map(group).collect())
     }
 
     /// What each sample earned.
-    fn score(&self, exercises: &[Exercise], group: &Group) -> Result<Vec<Score>, RewardError> {
-        let eyes = Eyes { engine: &self.engine, answer_tokens: self.options.answer_tokens };
+    fn score(&self, player: &Player, exercises: &[Exercise], group: &Group) -> Result<Vec<Score>, RewardError> {
+        let eyes = Eyes { player, answer_tokens: self.options.answer_tokens };
         let Exercise { draw, ask } = &exercises[group.exercise];
         match (&group.prompt, draw, ask) {
-            (GroupPrompt::Picture(_), Some(wanted), _) => {
+            (LessonPrompt::Picture(_), Some(wanted), _) => {
                 let pictures = group.samples.iter().filter_map(|sample| match &sample.output {
                     Output::Picture(picture) => Some(picture),
                     Output::Text(_) => None,
                 });
                 self.draws.score(wanted, &pictures.collect::<Vec<_>>(), &eyes)
             }
-            (GroupPrompt::Answer(_), _, Some(asked)) => {
+            (LessonPrompt::Answer(_), _, Some(asked)) => {
                 let texts = group.samples.iter().filter_map(|sample| match &sample.output {
                     Output::Text(text) => Some(text.as_str()),
                     Output::Picture(_) => None,
@@ -207,70 +233,53 @@ impl CorlStage {
         let o = &self.options;
         for exercise in 0..exercises {
             let totals = |picture: bool, groups: &[Group]| -> Vec<f64> {
-                let of = |group: &&Group| {
-                    group.exercise == exercise && matches!(group.prompt, GroupPrompt::Picture(_)) == picture
-                };
+                let of = |group: &&Group| group.exercise == exercise && group.is_picture() == picture;
                 groups.iter().filter(of).flat_map(|group| group.scores.iter().map(|score| score.total)).collect()
             };
             let (pictures, answers) = o.coupling.advantages(&totals(true, groups), &totals(false, groups));
             for group in groups.iter_mut().filter(|group| group.exercise == exercise) {
-                group.advantages = match group.prompt {
-                    GroupPrompt::Picture(_) => pictures.clone(),
-                    GroupPrompt::Answer(_) => answers.clone(),
-                };
+                group.advantages = if group.is_picture() { pictures.clone() } else { answers.clone() };
             }
         }
     }
 
-    /// Features of the pictures of each question that tells something; they do not learn.
-    fn features(&self, groups: &[Group]) -> Result<Vec<Option<Tensor>>, TrainError> {
-        let see = |group: &Group| match &group.prompt {
-            GroupPrompt::Answer(prompt) if !prompt.pictures.is_empty() && !group.is_mute() => {
-                Ok(Some(self.base.see(&prompt.pictures).map_err(|e| TrainError::State(e.to_string()))?))
-            }
-            _ => Ok(None),
-        };
-        groups.iter().map(see).collect()
-    }
-
-    /// What there is to learn from `groups`.
-    fn samples<'a>(&self, groups: &'a [Group], features: &[Option<Tensor>]) -> Vec<Learning<'a>> {
+    /// What a group tells.
+    fn lesson(&self, group: Group) -> Lesson {
         let o = &self.options;
-        let mut samples: Vec<Learning<'a>> = vec![];
-        for (group, features) in groups.iter().zip(features) {
-            let first = samples.len();
-            for (sample, &advantage) in group.samples.iter().zip(&group.advantages) {
-                // Those of a group that say the same for the same are scored once; answers do so often.
-                let alike = |other: &&mut Learning<'_>| {
-                    other.drawn.tokens == sample.tokens.as_slice() && other.advantage == advantage
-                };
-                if let Some(other) = samples.iter_mut().skip(first).find(alike) {
-                    other.times += 1;
-                    continue;
-                }
-                let (prompt, sampled, temperature) = match &group.prompt {
-                    GroupPrompt::Picture(prompt) => {
-                        let (guidance, sampled) = match o.scored {
-                            Scored::Guided => (o.guidance, &sample.log_probs),
-                            Scored::Conditional => (1.0, &sample.conditional_log_probs),
-                        };
-                        (Prompt::Picture { prompt, guidance }, sampled, o.temperature)
-                    }
-                    GroupPrompt::Answer(prompt) => {
-                        (Prompt::Answer { prompt, features: features.clone() }, &sample.log_probs, 1.0)
-                    }
-                };
-                let drawn = Drawn { prompt, tokens: &sample.tokens, temperature };
-                samples.push(Learning { drawn, sampled, advantage, times: 1 });
-            }
-        }
-        samples
+        let (guidance, temperature, guided) = match (&group.prompt, o.scored) {
+            (LessonPrompt::Picture(_), Scored::Guided) => (o.guidance, o.temperature, true),
+            (LessonPrompt::Picture(_), Scored::Conditional) => (1.0, o.temperature, false),
+            (LessonPrompt::Answer(_), _) => (1.0, 1.0, true),
+        };
+        let one = |(sample, advantage): (Sample, f64)| Try {
+            sampled: if guided { sample.log_probs } else { sample.conditional_log_probs },
+            tokens: sample.tokens,
+            importance: vec![],
+            advantage,
+        };
+        let tries = group.samples.into_iter().zip(group.advantages).map(one).collect();
+        Lesson { prompt: group.prompt, guidance, temperature, tries }
     }
 
-    /// Adds up the gradients of all that `groups` tell.
-    fn learn(&mut self, groups: &[Group]) -> Result<Learned, TrainError> {
-        let features = self.features(groups)?;
-        let samples = self.samples(groups, &features);
+    /// Those of what was logged that have their turn in a step: all of it once in some order, then again in another.
+    fn turn(&self, step: u64) -> Vec<usize> {
+        let (all, each) = (self.logged.len(), self.options.logged);
+        let place = |at: u64| {
+            let (time, at) = (at / all as u64, (at % all as u64) as usize);
+            let mut order: Vec<usize> = (0..all).collect();
+            let mut dice = Dice::seed_from_u64(self.options.seed ^ 0x10_66ed);
+            dice.set_stream(time);
+            order.shuffle(&mut dice);
+            order[at]
+        };
+        (0..each.min(all) as u64).map(|at| place(step * each as u64 + at)).collect()
+    }
+
+    /// Adds up the gradients of all that these lessons tell.
+    fn learn(&mut self, lessons: &[&Lesson]) -> Result<Learned, TrainError> {
+        let features = lessons.iter().map(|lesson| lesson.features(&self.base)).collect::<Result<Vec<_>, _>>()?;
+        let learnings =
+            lessons.iter().zip(&features).flat_map(|(lesson, features)| lesson.learnings(features.as_ref()));
         let learner = Learner {
             network: &self.weights.network,
             reference: self.base.network(),
@@ -279,7 +288,7 @@ impl CorlStage {
             positions: self.options.positions,
             segment: self.options.segment,
         };
-        learner.learn(samples, &mut self.optim)
+        learner.learn(learnings.collect(), &mut self.optim)
     }
 }
 
@@ -306,6 +315,7 @@ impl Stage for CorlStage {
         settings.insert("stage".into(), self.name().into());
         settings.insert("model".into(), self.base.version().0.as_str().into());
         settings.insert("data".into(), self.source.digest().into());
+        settings.insert("lessons".into(), self.logged.len().into());
         settings.insert("rewards".into(), self.draws.labels().chain(self.answers.labels()).collect());
         settings
     }
@@ -317,18 +327,31 @@ impl Stage for CorlStage {
         let o = &self.options;
         let mut exercises = self.source.exercises(o.practice, step * o.prompts as u64, o.prompts, o.seed)?;
         exercises.extend(self.source.questions(o.practice, step * o.questions as u64, o.questions, !o.seed)?);
-        let mut groups = self.groups(&exercises, &mut dice)?;
-        let scores: Vec<_> = groups.par_iter().map(|group| self.score(&exercises, group)).collect();
-        for (group, scores) in groups.iter_mut().zip(scores) {
-            group.scores = scores.map_err(|e| TrainError::State(e.to_string()))?;
+        let mut groups = vec![];
+        if !exercises.is_empty() {
+            let player = self.player()?;
+            groups = self.groups(&player, &exercises, &mut dice)?;
+            let scores: Vec<_> = groups.par_iter().map(|group| self.score(&player, &exercises, group)).collect();
+            for (group, scores) in groups.iter_mut().zip(scores) {
+                group.scores = scores.map_err(|e| TrainError::State(e.to_string()))?;
+            }
+            self.weigh(exercises.len(), &mut groups);
         }
-        self.weigh(exercises.len(), &mut groups);
-        let learned = self.learn(&groups)?;
+        let mut metrics = rewards(&groups);
+        let fresh: Vec<Lesson> = groups.into_iter().map(|group| self.lesson(group)).collect();
+        let turn = self.turn(step);
+        // The gradient is kept by `self`, so what it is of cannot be.
+        let logged = std::mem::take(&mut self.logged);
+        let lessons: Vec<&Lesson> = fresh.iter().chain(turn.iter().filter_map(|&at| logged.get(at))).collect();
+        let mute = lessons.iter().filter(|lesson| lesson.is_mute()).count();
+        metrics.push(("mute_groups", mute as f64 / lessons.len().max(1) as f64));
+        let learned = self.learn(&lessons);
+        self.logged = logged;
+        let learned = learned?;
         let norm = match learned.samples {
             0 => 0.0,
             _ => self.optim.apply(self.options.schedule.rate(step, self.options.steps))?,
         };
-        let mut metrics = rewards(&groups);
         metrics.extend([
             ("samples", learned.samples as f64),
             ("scored", learned.scored as f64),
@@ -353,28 +376,29 @@ impl Stage for CorlStage {
 
     /// A small held-out evaluation as the model is served, and pictures of fixed prompts.
     fn look(&self, dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
-        let model = Arc::new(self.model()?);
-        self.engine.promote(model).map_err(|e| TrainError::State(e.to_string()))?;
+        // What another engine is used for has its own judges.
+        if !self.own {
+            return Ok(vec![]);
+        }
         let served = Defaults { guidance: self.options.guidance, temperature: self.options.temperature };
-        glance(&self.engine, dir, self.options.seed, served)
+        glance(&Player { at_once: 32, ..self.player()? }, dir, self.options.seed, served)
     }
 }
 
 impl Drop for CorlStage {
     fn drop(&mut self) {
-        self.engine.halt(Halt::Now);
+        if self.own {
+            self.engine.halt(Halt::Now);
+        }
     }
 }
 
-/// The mean of each reward, and the share of groups that told nothing.
+/// The mean of each reward.
 fn rewards(groups: &[Group]) -> Metrics {
     let mut sums: BTreeMap<&'static str, (f64, usize)> = BTreeMap::new();
     for (name, value) in groups.iter().flat_map(|group| &group.scores).flat_map(|score| &score.parts) {
         let sum = sums.entry(name).or_default();
         *sum = (sum.0 + value, sum.1 + 1);
     }
-    let mute = groups.iter().filter(|group| group.is_mute()).count();
-    let mut metrics: Metrics = sums.into_iter().map(|(name, (sum, n))| (name, sum / n as f64)).collect();
-    metrics.push(("mute_groups", mute as f64 / groups.len().max(1) as f64));
-    metrics
+    sums.into_iter().map(|(name, (sum, n))| (name, sum / n as f64)).collect()
 }

@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng};
 use super::super::TrainError;
 use super::super::eval::glance;
 use super::super::optim::{AdamW, AdamWOptions, cosine};
+use super::super::player::Player;
 use super::super::run::{Metrics, Stage};
 use super::data;
 use super::learner::{Learner, rows};
@@ -189,7 +190,8 @@ impl Stage for JointStage {
         let failed = |e: &dyn std::fmt::Display| TrainError::State(e.to_string());
         let model = Arc::new(self.learner.model()?);
         let engine = Engine::spawn(model, EngineOptions::default()).map_err(|e| failed(&e))?;
-        let seen = glance(&engine, dir, self.options.seed, Defaults { guidance: 1.0, temperature: 1.0 });
+        let seen =
+            glance(&Player::alone(&engine), dir, self.options.seed, Defaults { guidance: 1.0, temperature: 1.0 });
         engine.halt(Halt::Now);
         engine.join();
         seen

@@ -1,3 +1,33 @@
 //! Training rounds: feedback in the ledger becomes a candidate, and the gate decides whether it takes the live version's place.
+//! A round may be cut anywhere: whoever claims it next goes on from its state. Publishes through the ledger alone; who serves a
+//! promoted version is not known here.
 
 pub mod gate;
+pub mod gather;
+mod holding;
+pub mod judge;
+pub mod plan;
+pub mod stats;
+mod work;
+
+pub use work::Rounds;
+
+use super::TrainError;
+use crate::model::ModelError;
+use crate::store::LedgerError;
+
+/// Why a round stops.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// It was cancelled, or another holds it, or this process ends.
+    #[error("the round is no longer ours")]
+    Lost,
+    #[error("{0}")]
+    Failed(String),
+}
