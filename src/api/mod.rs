@@ -198,6 +198,7 @@ pub fn routes(service: web::Data<Service>) -> impl FnOnce(&mut web::ServiceConfi
             .service(page("/", ui::index))
             .service(page("/ui/style.css", ui::style))
             .service(page("/ui/app.js", ui::script))
+            .service(page("/ui/learn.js", ui::learning))
             .service(web::resource("/openapi.yaml").route(get().to(openapi::serve)).default_service(only("GET, HEAD")))
             .service(web::resource("/health").route(get().to(health::health)).default_service(only("GET, HEAD")))
             .service(web::resource("/ready").route(get().to(health::ready)).default_service(only("GET, HEAD")))

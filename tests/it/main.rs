@@ -19,6 +19,7 @@ mod engine_model;
 mod feedback;
 mod floors;
 mod full_disk;
+mod gather;
 mod golden;
 mod gradients;
 mod http;

@@ -309,6 +309,40 @@ fn what_was_made_before_is_found_and_deleted() {
     assert_eq!(page.complaints, Vec::<String>::new());
 }
 
+#[test]
+#[ignore = "needs Chromium (CHROMIUM or /usr/bin/chromium)"]
+fn an_operator_sees_rounds_and_changes_versions() {
+    let app = TestApp::start();
+    let home = app.engine.model().version().0.clone();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let next = runtime.block_on(super::swap::another(&app));
+    let mut page = open(&app, 1280);
+    page.click("#learning summary");
+    page.wait_for("document.querySelectorAll('#versions article').length === 2");
+    let button = |version: &str| format!("#versions article:has(button[aria-label*='{}']) button", &version[..12]);
+    page.click(&button(&next));
+    page.wait_for(
+        "[...document.querySelectorAll('#versions button')].some((b) => b.textContent === 'Really make it live?')",
+    );
+    page.click("#versions button[data-sure]");
+    page.wait_for(&format!("document.querySelector('#status').textContent.includes('{}')", &next[..12]));
+    page.wait_for("[...document.querySelectorAll('#versions header')].some((h) => h.textContent.includes('live'))");
+
+    page.click("#beside-go");
+    page.wait_for("[...document.querySelectorAll('#beside img')].filter((i) => i.naturalWidth === 16).length === 8");
+    page.click("#learn-go");
+    page.wait_for("document.querySelector('#rounds article')?.textContent.includes('open')");
+    named(&mut page);
+    keep(&mut page, "learning");
+    page.click("#rounds button");
+    page.wait_for("document.querySelector('#rounds article').textContent.includes('cancelled')");
+    page.wait_for(&format!("document.querySelector(\"{}\")?.textContent === 'Take it back'", button(&next)));
+    page.click(&button(&next));
+    page.click("#versions button[data-sure]");
+    page.wait_for(&format!("document.querySelector('#status').textContent.includes('{}')", &home[..12]));
+    assert_eq!(page.complaints, Vec::<String>::new());
+}
+
 /// Deletes what a button offers to, and means it.
 fn delete(page: &mut Browser, button: &str) {
     page.click(button);

@@ -52,6 +52,11 @@ async fn publish_model(ledger: &Ledger, model: &Model) -> String {
     model.version().0.clone()
 }
 
+/// Makes a version known that differs from what a server began with.
+pub async fn another(app: &TestApp) -> String {
+    publish_model(&ledger(app.data.path()).await, &changed(&app.engine.model(), 0.1)).await
+}
+
 /// Waits until a server answers with `version`.
 async fn serves(app: &TestApp, version: &str) {
     let start = Instant::now();

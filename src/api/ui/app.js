@@ -413,12 +413,12 @@ function shown({ role, content_parts: parts }) {
     : element("img", { src: part.image_url.url, alt: "A picture asked about" }));
 }
 
-/** Does what cannot be undone at the second click; a button that is left forgets the first. */
-function sure(button, act) {
+/** Does what is not lightly undone at the second click; a button that is left forgets the first. */
+function sure(button, act, question = "Really delete?") {
   if (button.dataset.sure) return act();
   const { textContent, ariaLabel } = button;
   button.dataset.sure = "yes";
-  button.textContent = button.ariaLabel = "Really delete?";
+  button.textContent = button.ariaLabel = question;
   button.addEventListener("blur", () => {
     delete button.dataset.sure;
     Object.assign(button, { textContent, ariaLabel });

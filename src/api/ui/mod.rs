@@ -1,4 +1,4 @@
-//! The page: three files inside the binary, nothing from elsewhere, and a policy that holds the browser to it.
+//! The page: four files inside the binary, nothing from elsewhere, and a policy that holds the browser to it.
 //! It uses the public interface alone, so it is also an example of it.
 //! Nothing is built, bundled or templated.
 
@@ -19,6 +19,10 @@ pub fn style() -> HttpResponse {
 
 pub fn script() -> HttpResponse {
     file("text/javascript; charset=utf-8", include_str!("app.js"))
+}
+
+pub fn learning() -> HttpResponse {
+    file("text/javascript; charset=utf-8", include_str!("learn.js"))
 }
 
 fn file(kind: &'static str, content: &'static str) -> HttpResponse {

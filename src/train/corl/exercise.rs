@@ -57,7 +57,7 @@ impl Source {
     /// When rows cannot be used.
     pub fn questions(&self, practice: Practice, from: u64, n: usize, seed: u64) -> Result<Vec<Exercise>, TrainError> {
         match self {
-            Self::World => Ok(course(from, n, seed, |dice| question_of_world(form(practice, dice), dice))),
+            Self::World => Ok(course(from, n, seed, |dice| question_of_world(practice, dice))),
             Self::Rows(rows) => {
                 let rows = rows.exercises(from, n, seed)?;
                 Ok(rows.into_iter().map(|exercise| Exercise { draw: None, ..exercise }).collect())
@@ -108,6 +108,12 @@ impl Practice {
 const CATEGORIES: [u32; 6] = [1, 2, 2, 1, 3, 3];
 /// And each kind of question, in the order of `Kind::ALL`. All are asked, so that none is forgotten.
 const KINDS: [u32; 6] = [1, 3, 1, 1, 3, 2];
+/// The same where answers are refined: what is left then is mostly whether there is such a thing.
+const REFINED: [u32; 6] = [1, 2, 1, 1, 9, 2];
+
+fn kinds(practice: Practice) -> &'static [u32; 6] {
+    if let Practice::Answering(_) = practice { &REFINED } else { &KINDS }
+}
 
 fn form(practice: Practice, dice: &mut Dice) -> Form {
     match practice {
@@ -127,17 +133,18 @@ fn asked(scene: &Scene, question: question::Question) -> Asked {
     }
 }
 
-fn question_of_world(form: Form, dice: &mut Dice) -> Exercise {
-    let (scene, question) = question::draw(Kind::pick(&KINDS, dice), form, Split::Train, dice);
+fn question_of_world(practice: Practice, dice: &mut Dice) -> Exercise {
+    let form = form(practice, dice);
+    let (scene, question) = question::draw(Kind::pick(kinds(practice), dice), form, Split::Train, dice);
     Exercise { draw: None, ask: Some(asked(&scene, question)) }
 }
 
 /// Another one of the world's training split.
 pub fn of_world(practice: Practice, dice: &mut Dice) -> Exercise {
-    let form = form(practice, dice);
     if let Practice::Answering(_) = practice {
-        return question_of_world(form, dice);
+        return question_of_world(practice, dice);
     }
+    let form = form(practice, dice);
     let (scene, caption) = Scene::draw(Category::pick(&CATEGORIES, dice), Split::Train, dice);
     // Not every kind of question can be asked of every scene; counting always can.
     let question = question::ask(&scene, Kind::pick(&KINDS, dice), form, dice);

@@ -11,11 +11,13 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
 use super::RoundError;
+use super::features::{GOOD_TASTE, foretold};
 use super::gate::{Verdict, decide};
 use super::gather::{Lessons, Taking, corrected, lessons, votes};
 use super::holding::{Held, Holding, LEASE_MS};
 use super::judge::{Looks, compare};
 use super::plan::{Plan, Policy};
+use super::taste::Quality;
 use crate::domain::id::{BlobId, RoundId, SampleId};
 use crate::domain::picture::Picture;
 use crate::domain::round::{KnownVersion, Round, RoundState};
@@ -24,7 +26,7 @@ use crate::engine::EngineHandle;
 use crate::model::{Defaults, Model};
 use crate::picture::decode::{self, MAX_PIXELS};
 use crate::reward::answer::QaType;
-use crate::reward::human::{Listening, Rater, hear};
+use crate::reward::human::{Listening, Rater, Vote, hear};
 use crate::reward::{Accuracy, Format, Likeness, Mix};
 use crate::store::{Ledger, LedgerError, Move, Promoted, RatedCall};
 use crate::train::TrainError;
@@ -64,6 +66,8 @@ struct Gathered {
     lessons: Lessons,
     corrected: Vec<Exercise>,
     raters: Vec<Rater>,
+    /// Of the model of taste.
+    quality: Option<Quality>,
     requests: usize,
 }
 
@@ -236,7 +240,7 @@ impl Rounds {
         holding: &Holding,
     ) -> Result<Arc<Model>, RoundError> {
         let gathered = self.gather(round, plan, base)?;
-        let Gathered { lessons, corrected, raters, requests } = gathered;
+        let Gathered { lessons, corrected, raters, quality, requests } = gathered;
         if lessons.lessons.is_empty() && corrected.is_empty() {
             return Err(RoundError::Failed(format!(
                 "there is nothing to learn from: {requests} requests were judged, {} samples of weights too old; what is judged alike, \
@@ -255,6 +259,8 @@ impl Rounds {
             "answers": lessons.answers,
             "corrections": corrected.len(),
             "too_old": lessons.too_old,
+            "taste": quality,
+            "taste_is_heard": quality.is_some_and(|quality| quality.auc >= GOOD_TASTE),
             "raters": raters.iter().map(rater).collect::<Vec<_>>(),
         });
         let samples: Vec<SampleId> = lessons.samples.clone();
@@ -314,8 +320,6 @@ impl Rounds {
             last.insert(promotion.version.clone(), promotion.number);
         }
         let is_young = |version: &Version| last.get(version).is_some_and(|number| newest - number <= plan.oldest);
-        let listening = Listening { cap: plan.loudest, ..Listening::default() };
-        let (heard, raters) = hear(&votes(&rated), |_| None, listening);
         let mut pictures: BTreeMap<BlobId, Arc<Picture>> = BTreeMap::new();
         let mut picture = |blob: &BlobId| -> Result<Arc<Picture>, TrainError> {
             if let Some(picture) = pictures.get(blob) {
@@ -327,10 +331,15 @@ impl Rounds {
             pictures.insert(blob.clone(), Arc::clone(&picture));
             Ok(picture)
         };
+        let votes = votes(&rated);
+        let (foretold, quality) = foretold(base, &rated, &votes, &mut picture)?;
+        let judge = |vote: &Vote<SampleId>| foretold.get(&(vote.sample, vote.rater.as_str())).copied();
+        let listening = Listening { cap: plan.loudest, ..Listening::default() };
+        let (heard, raters) = hear(&votes, judge, listening);
         let taking = Taking { cap: plan.importance };
         let lessons = lessons(&rated, &heard, base, taking, is_young, &mut picture)?;
         let corrected = corrected(&rated, &mut picture)?;
-        Ok(Gathered { lessons, corrected, raters, requests: rated.len() })
+        Ok(Gathered { lessons, corrected, raters, quality, requests: rated.len() })
     }
 
     fn stage(

@@ -1,0 +1,26 @@
+//! Draws the rewards of finished runs of `ulm train`, from their records: `cargo run --example curves -- OUT.svg RECORD.json …`
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "an example that cannot go on must not")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+use ulm::train::draw;
+
+/// What is drawn of each.
+const SHOWN: [&str; 2] = ["world", "accuracy"];
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let out = arguments.next().expect("name the file to draw to, and records");
+    let mut curves: BTreeMap<String, Vec<(u64, f64)>> = BTreeMap::new();
+    for record in arguments {
+        let record: Value = serde_json::from_slice(&std::fs::read(&record).expect("a record")).expect("a record");
+        let seed = &record["settings"]["seed"];
+        for shown in SHOWN {
+            let points: Vec<(u64, f64)> = serde_json::from_value(record["run"]["curves"][shown].clone()).unwrap();
+            curves.insert(format!("{shown}, seed {seed}"), points);
+        }
+    }
+    draw::curves(Path::new(&out), "mean reward of a step's samples", &curves).expect("the drawing");
+}

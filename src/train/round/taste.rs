@@ -1,0 +1,207 @@
+//! A model of what people like: logistic regression on features of samples, held out rater by rater. Numbers only; knows no network
+//! and no ledger.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// One judged sample.
+#[derive(Clone, Debug)]
+pub struct Judged<'a> {
+    pub features: &'a [f32],
+    pub rater: &'a str,
+    /// It was liked.
+    pub good: bool,
+}
+
+/// How well the model foretells raters it has not seen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Quality {
+    pub votes: usize,
+    /// How often it ranks a liked sample above one that was not.
+    pub auc: f64,
+    /// Mean squared error of its probabilities, and that of always saying the mean.
+    pub brier: f64,
+    pub brier_of_mean: f64,
+}
+
+/// Parts that raters are divided into.
+const FOLDS: usize = 5;
+/// Steps of gradient descent, and their length.
+const STEPS: usize = 300;
+const RATE: f64 = 0.5;
+/// What squared weights cost, by the number of votes.
+const DECAY: f64 = 20.0;
+
+/// Weights of standardised features.
+pub struct Taste {
+    means: Vec<f64>,
+    scales: Vec<f64>,
+    weights: Vec<f64>,
+    bias: f64,
+}
+
+impl Taste {
+    /// Learns from votes; none is no taste: one half for everything.
+    #[must_use]
+    pub fn learn(votes: &[Judged<'_>]) -> Self {
+        let width = votes.first().map_or(0, |vote| vote.features.len());
+        let n = votes.len().max(1) as f64;
+        let mut means = vec![0.0; width];
+        let mut scales = vec![0.0; width];
+        for vote in votes {
+            means.iter_mut().zip(vote.features).for_each(|(mean, &x)| *mean += f64::from(x) / n);
+        }
+        for vote in votes {
+            let parts = scales.iter_mut().zip(&means).zip(vote.features);
+            parts.for_each(|((scale, mean), &x)| *scale += (f64::from(x) - mean).powi(2) / n);
+        }
+        scales.iter_mut().for_each(|scale| *scale = if *scale > 1e-12 { scale.sqrt().recip() } else { 0.0 });
+        let mut taste = Self { means, scales, weights: vec![0.0; width], bias: 0.0 };
+        let rows: Vec<Vec<f64>> = votes.iter().map(|vote| taste.standard(vote.features)).collect();
+        // The curvature of a row is a quarter of its squared length at most.
+        let rate = RATE / (1.0 + 0.25 * width as f64).sqrt();
+        for _ in 0..STEPS {
+            let (mut slope, mut lift) = (vec![0.0; width], 0.0);
+            for (row, vote) in rows.iter().zip(votes) {
+                let error = (f64::from(u8::from(vote.good)) - sigmoid(taste.bias + dot(&taste.weights, row))) / n;
+                slope.iter_mut().zip(row).for_each(|(slope, x)| *slope += error * x);
+                lift += error;
+            }
+            let moved = taste.weights.iter_mut().zip(&slope);
+            moved.for_each(|(weight, slope)| *weight += rate * (slope - DECAY / n * *weight));
+            taste.bias += rate * lift;
+        }
+        taste
+    }
+
+    fn standard(&self, features: &[f32]) -> Vec<f64> {
+        let parts = features.iter().zip(&self.means).zip(&self.scales);
+        parts.map(|((&x, mean), scale)| (f64::from(x) - mean) * scale).collect()
+    }
+
+    /// How likely it is that somebody likes it, 0 to 1.
+    #[must_use]
+    pub fn of(&self, features: &[f32]) -> f64 {
+        sigmoid(self.bias + dot(&self.weights, &self.standard(features)))
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// What is foretold of each vote by votes of other raters alone, and how well. `None` where there are too few raters.
+#[must_use]
+pub fn foretell(votes: &[Judged<'_>]) -> Option<(Vec<f64>, Quality)> {
+    let mut raters: BTreeMap<&str, usize> = BTreeMap::new();
+    for vote in votes {
+        let next = raters.len();
+        raters.entry(vote.rater).or_insert(next);
+    }
+    if raters.len() < FOLDS {
+        return None;
+    }
+    let fold = |vote: &Judged<'_>| raters.get(vote.rater).map_or(0, |at| at % FOLDS);
+    let mut foretold = vec![0.5; votes.len()];
+    for part in 0..FOLDS {
+        let others: Vec<Judged<'_>> = votes.iter().filter(|vote| fold(vote) != part).cloned().collect();
+        let taste = Taste::learn(&others);
+        for (vote, foretold) in votes.iter().zip(&mut foretold).filter(|(vote, _)| fold(vote) == part) {
+            *foretold = taste.of(vote.features);
+        }
+    }
+    let quality = quality(votes, &foretold);
+    Some((foretold, quality))
+}
+
+fn quality(votes: &[Judged<'_>], foretold: &[f64]) -> Quality {
+    let n = votes.len().max(1) as f64;
+    let good = |vote: &Judged<'_>| f64::from(u8::from(vote.good));
+    let mean = votes.iter().map(good).sum::<f64>() / n;
+    let brier = |of: &dyn Fn(usize) -> f64| {
+        votes.iter().enumerate().map(|(at, vote)| (good(vote) - of(at)).powi(2)).sum::<f64>() / n
+    };
+    Quality {
+        votes: votes.len(),
+        auc: auc(votes.iter().zip(foretold).map(|(vote, &foretold)| (foretold, vote.good)).collect()),
+        brier: brier(&|at| foretold.get(at).copied().unwrap_or(0.5)),
+        brier_of_mean: brier(&|_| mean),
+    }
+}
+
+/// The share of pairs of a good and a bad one in which the good one has the higher number; equal ones count half. One half where there is
+/// no such pair.
+fn auc(mut scored: Vec<(f64, bool)>) -> f64 {
+    scored.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (mut wins, mut bad) = (0.0, 0.0);
+    for equal in scored.chunk_by(|a, b| a.0 == b.0) {
+        let worse = equal.iter().filter(|(_, good)| !good).count() as f64;
+        wins += (equal.len() as f64 - worse) * (bad + worse / 2.0);
+        bad += worse;
+    }
+    let good = scored.len() as f64 - bad;
+    if good * bad == 0.0 { 0.5 } else { wins / (good * bad) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+    use crate::world::Dice;
+
+    #[test]
+    fn the_area_by_hand() {
+        assert_eq!(auc(vec![(0.1, false), (0.4, true), (0.35, false), (0.8, true)]), 1.0);
+        assert_eq!(auc(vec![(0.1, true), (0.4, false), (0.35, false), (0.8, true)]), 0.5);
+        assert_eq!(auc(vec![(0.5, true), (0.5, false)]), 0.5);
+        assert_eq!((auc(vec![(0.5, true)]), auc(vec![])), (0.5, 0.5));
+    }
+
+    /// Votes of raters who like what the first feature says, but for slips.
+    fn votes(slips: f64) -> Vec<(Vec<f32>, String, bool)> {
+        let mut dice = Dice::seed_from_u64(7);
+        (0..1500)
+            .map(|at| {
+                let features: Vec<f32> = (0..20).map(|_| dice.random_range(-1.0..1.0)).collect();
+                let good = (features[0] + 0.3 * features[1] > 0.0) != dice.random_bool(slips);
+                (features, format!("rater {}", at % 30), good)
+            })
+            .collect()
+    }
+
+    fn judged(votes: &[(Vec<f32>, String, bool)]) -> Vec<Judged<'_>> {
+        votes.iter().map(|(features, rater, good)| Judged { features, rater, good: *good }).collect()
+    }
+
+    #[test]
+    fn taste_is_found_and_what_is_none_is_not() {
+        let clear = votes(0.15);
+        let (foretold, quality) = foretell(&judged(&clear)).unwrap();
+        // A perfect judge of such votes would come to 0.85.
+        assert!(quality.auc > 0.78 && quality.brier < quality.brier_of_mean - 0.05, "{quality:?}");
+        assert!(foretold.iter().all(|p| (0.0..=1.0).contains(p)));
+        let (_, nothing) = foretell(&judged(&votes(0.5))).unwrap();
+        assert!((nothing.auc - 0.5).abs() < 0.06 && nothing.brier < nothing.brier_of_mean + 0.02, "{nothing:?}");
+        let taste = Taste::learn(&judged(&clear));
+        let mut features = vec![0.0; 20];
+        features[0] = 0.9;
+        assert!(taste.of(&features) > 0.7);
+        features[0] = -0.9;
+        assert!(taste.of(&features) < 0.3);
+    }
+
+    #[test]
+    fn too_few_raters_or_votes_say_nothing() {
+        let some = votes(0.1);
+        assert!(foretell(&judged(&some[..4])).is_none());
+        assert_eq!(Taste::learn(&[]).of(&[]), 0.5);
+        let alike = vec![(vec![1.0; 3], "a".to_owned(), true); 3];
+        assert!(Taste::learn(&judged(&alike)).of(&[1.0; 3]).is_finite());
+    }
+}
