@@ -1,7 +1,8 @@
 //! ULM Server: a unified multimodal model (Janus-Pro, ULM-R1) that draws and answers behind an OpenAI-style API.
 //!
 //! Floors, from the ground up; a file imports from its own folder and from lower floors only (`tests/it/floors.rs`):
-//! 0 `domain` · 1 `model`, `store`, `world` · 2 `critic`, `engine`, `picture` · 3 `reward` · 4 `api`, `train` · 5 the rest.
+//! 0 `domain` · 1 `model`, `store`, `world` · 2 `critic`, `engine`, `picture` · 3 `reward` · 4 `api`, `follow`,
+//! `train` · 5 the rest.
 
 pub mod api;
 pub mod bench;
@@ -14,6 +15,7 @@ pub mod demo;
 pub mod domain;
 pub mod engine;
 pub mod follow;
+pub mod learn;
 pub mod log;
 pub mod model;
 pub mod picture;

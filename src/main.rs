@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use ulm::config::{Cli, Command, Serve};
-use ulm::{api, commands, log, serve, teach, telemetry};
+use ulm::{api, commands, learn, log, serve, teach, telemetry};
 
 /// Training and serving allocate and free large tensors all the time; this allocator keeps their pages.
 #[global_allocator]
@@ -32,6 +32,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(options) => serve(&options),
         Command::Pretrain(options) => commands::pretrain(&options),
         Command::Train(options) => teach::train(&options),
+        Command::Learn(options) => tokio::runtime::Runtime::new()?.block_on(learn::run(&options)),
         Command::Merge(options) => teach::merge(&options),
         Command::Eval(options) => commands::eval(&options),
         Command::Bench(options) => commands::bench(&options),

@@ -2,31 +2,28 @@
 //! Everything that can fail (folder, weights, address) fails before the address is printed.
 //! Knows no route and no tensor.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::rt::task::JoinHandle;
 use actix_web::{App, HttpServer, rt, web};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use candle_core::Device;
-use uuid::Uuid;
 
 use crate::api::{self, Defaults, Options, Scale, Service};
-use crate::config::{Learning, Serve};
+use crate::config::Serve;
 use crate::demo;
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
 use crate::follow::Follower;
+use crate::learn::Learner;
 use crate::log;
 use crate::model::Model;
 use crate::store::Ledger;
-use crate::train::round::Rounds;
-use crate::train::round::plan::Policy;
 
 /// How long running requests may take to end once the server is told to stop, in seconds.
 const GRACE: u64 = 30;
@@ -55,12 +52,6 @@ pub struct Running {
     /// What goes on beside requests, and ends with them.
     beside: Vec<JoinHandle<()>>,
     learning: Option<Learner>,
-}
-
-/// A thread that works on rounds.
-struct Learner {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<()>,
 }
 
 /// Serves until the process is told to stop.
@@ -93,6 +84,9 @@ pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Ru
         capacity: options.context as usize,
         ..EngineOptions::default()
     };
+    if options.learning.when.learn_after.is_some() && !options.learning.learn {
+        bail!("`--learn-after` says when to open rounds; `--learn` as well, so that they are worked on");
+    }
     let ledger = log::open(&options.storage).await?;
     let secret = links(&ledger).await?;
     let served =
@@ -101,7 +95,7 @@ pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Ru
     let follower = Follower::begin(ledger.clone(), engine.clone(), api::now_ms()).await?;
     let beside = vec![rt::spawn(log::retain(ledger.clone(), options.retention.clone())), rt::spawn(follower.run())];
     let learning = match options.learning.learn {
-        true => Some(learn(options, &ledger, &engine, served)?),
+        true => Some(Learner::start(&options.storage.data, &options.learning.when, &ledger, &engine, served)?),
         false => None,
     };
     let service = web::Data::new(Service::new(
@@ -136,61 +130,6 @@ pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Ru
     Ok(Running { address, engine, handle, server, beside, learning })
 }
 
-/// Starts working on rounds, in the background of `engine`.
-fn learn(
-    options: &Serve,
-    ledger: &Ledger,
-    engine: &EngineHandle,
-    served: crate::model::Defaults,
-) -> anyhow::Result<Learner> {
-    let Learning { learn_after, learn_apart, learn_hours: [from, to], .. } = options.learning;
-    let policy = learn_after.map(|feedback| Policy {
-        feedback: feedback.into(),
-        apart_ms: 60_000 * i64::from(learn_apart),
-        hours: (from, to),
-    });
-    let stop = Arc::new(AtomicBool::new(false));
-    let dir = options.storage.data.join("rounds");
-    let (owner, lock) = worker(&dir).with_context(|| format!("{} cannot be used", dir.display()))?;
-    let rounds = Rounds {
-        ledger: ledger.clone(),
-        engine: engine.clone(),
-        runtime: tokio::runtime::Handle::current(),
-        dir,
-        owner,
-        served,
-        policy,
-        stop: Arc::clone(&stop),
-        now_ms: api::now_ms,
-    };
-    let thread = std::thread::Builder::new().name("learn".into()).spawn(move || {
-        let _lock = lock;
-        rounds.run();
-    });
-    Ok(Learner { stop, thread: thread.context("the thread that learns cannot start")? })
-}
-
-/// What a worker with this folder is called: the same after a restart, so that it takes up its round at once; another name where another
-/// process works in the folder. The name lasts as long as the file is held.
-fn worker(dir: &Path) -> std::io::Result<(String, std::fs::File)> {
-    std::fs::create_dir_all(dir)?;
-    let mut file =
-        std::fs::File::options().read(true).write(true).create(true).truncate(false).open(dir.join("worker"))?;
-    let fresh = Uuid::now_v7().to_string();
-    if file.try_lock().is_err() {
-        return Ok((fresh, file));
-    }
-    let mut name = String::new();
-    file.read_to_string(&mut name)?;
-    if name.parse::<Uuid>().is_err() {
-        file.set_len(0)?;
-        file.write_all(fresh.as_bytes())?;
-        file.sync_all()?;
-        name = fresh;
-    }
-    Ok((name, file))
-}
-
 /// What links to pictures are signed with: the same for all servers of a ledger, and after a restart.
 async fn links(ledger: &Ledger) -> anyhow::Result<[u8; 64]> {
     let fresh: [u8; 64] = rand::random();
@@ -209,17 +148,12 @@ impl Running {
     pub async fn join(self) -> anyhow::Result<()> {
         let ended = self.server.await.context("the server failed")?.context("the server failed");
         self.beside.iter().for_each(JoinHandle::abort);
-        if let Some(Learner { stop, .. }) = &self.learning {
-            stop.store(true, Ordering::Relaxed);
-        }
+        self.learning.iter().for_each(Learner::stop);
         self.engine.halt(Halt::Now);
         let (engine, learning) = (self.engine, self.learning);
         let ended_too = move || {
             engine.join();
-            // It stops after the step it is in; what it has learned is in its last checkpoint.
-            if learning.is_some_and(|learner| learner.thread.join().is_err()) {
-                tracing::error!("the thread that learns ended by a panic");
-            }
+            learning.map(Learner::join);
         };
         web::block(ended_too).await.context("the engine could not be waited for")?;
         ended

@@ -28,6 +28,7 @@ Try it:
        -d '{\"prompt\": \"a red circle above a blue square\"}'
   ulm serve --model checkpoints/Janus-Pro-1B   serve a folder in the Hugging Face Janus layout
   ulm pretrain --out runs/demo                 train the demo model from nothing
+  ulm serve --learn --learn-after 1000         learn from what users say, a round after every 1000 ratings
   ulm train --stage unified                    teach the demo model by the world's verifier (CoRL)
   ulm eval --suite world                       judge what the model draws and answers
   ulm bench                                    measure how fast it does
@@ -52,6 +53,8 @@ pub enum Command {
     Pretrain(Pretrain),
     /// Teach a model by what it earns: CoRL, both tasks together or one refined
     Train(Train),
+    /// Work on training rounds in a process of its own, beside servers of the same ledger
+    Learn(Learn),
     /// Join two models that were refined from the same one
     Merge(Merge),
     /// Measure how well a model draws and answers, on held-out work
@@ -309,8 +312,27 @@ pub struct Learning {
     /// Work on training rounds beside serving: those opened by hand (`POST /v1/rounds`), and with `--learn-after` those that are due
     #[arg(long, env = "ULM_LEARN")]
     pub learn: bool,
+    #[command(flatten)]
+    pub when: When,
+}
+
+/// Works on training rounds beside the servers of a ledger.
+#[derive(Clone, Debug, Args)]
+pub struct Learn {
+    #[command(flatten)]
+    pub storage: Storage,
+    #[command(flatten)]
+    pub when: When,
+    /// The checkpoint that the servers begin with: a folder in the Hugging Face Janus layout [default: the demo model]
+    #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
+    pub model: Option<PathBuf>,
+}
+
+/// When rounds are opened without anybody's hand.
+#[derive(Clone, Debug, Args)]
+pub struct When {
     /// Open a round when so much feedback has been given since the last
-    #[arg(long, env = "ULM_LEARN_AFTER", value_name = "FEEDBACK", requires = "learn", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "ULM_LEARN_AFTER", value_name = "FEEDBACK", value_parser = clap::value_parser!(u32).range(1..))]
     pub learn_after: Option<u32>,
     /// Minutes between two such rounds, at least
     #[arg(long, env = "ULM_LEARN_APART", value_name = "MINUTES", default_value_t = 60)]

@@ -169,7 +169,7 @@ mod tests {
         assert!(["honest", "moody", "unsure", "new"].iter().all(|name| weights[name] == 1.0), "{raters:?}");
         assert!(heard[&3].value > 0.5 && heard[&3].weight == 3.0);
         // Where only they spoke there is nothing.
-        let (heard, _) = hear(&votes[1..2], |_| Some(1.0), Listening { cap: 1.0, doubt: 0.6 });
+        let (heard, _) = hear(&votes[1..2], |_| Some(0.0), Listening { cap: 1.0, doubt: 0.6 });
         assert!(heard.is_empty());
     }
 

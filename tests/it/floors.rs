@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 23] = [
+const FLOORS: [(&str, u8); 24] = [
     ("domain", 0),
     ("model", 1),
     ("store", 1),
@@ -22,6 +22,7 @@ const FLOORS: [(&str, u8); 23] = [
     ("commands", TOP),
     ("config", TOP),
     ("demo", TOP),
+    ("learn", TOP),
     ("log", TOP),
     ("telemetry", TOP),
     ("serve", TOP),
@@ -46,6 +47,7 @@ const PRIVATE: [(&str, &[&str]); 8] = [
             "bench_train",
             "commands",
             "config",
+            "learn",
             "log",
             "telemetry",
             "serve",

@@ -79,7 +79,7 @@ async fn what_users_said_becomes_a_candidate_and_a_verdict() {
     let lessons = lessons.as_u64().unwrap();
     assert!((4..=8).contains(&lessons) && pictures.as_u64() == Some(4 * lessons), "{report:#}");
     assert_eq!(report["training"]["steps"].as_u64(), Some((2 * lessons).div_ceil(4)));
-    assert_eq!(report["verdict"]["gain"]["tasks"], 80);
+    assert_eq!(report["verdict"]["gain"]["tasks"], 60);
     assert_eq!(report["verdict"]["guards"].as_array().unwrap().len(), 10);
     assert_eq!(report["verdict"]["promote"], status == "promoted");
     let reasons = report["verdict"]["reasons"].as_array().unwrap();

@@ -108,12 +108,6 @@ impl Practice {
 const CATEGORIES: [u32; 6] = [1, 2, 2, 1, 3, 3];
 /// And each kind of question, in the order of `Kind::ALL`. All are asked, so that none is forgotten.
 const KINDS: [u32; 6] = [1, 3, 1, 1, 3, 2];
-/// The same where answers are refined: what is left then is mostly whether there is such a thing.
-const REFINED: [u32; 6] = [1, 2, 1, 1, 9, 2];
-
-fn kinds(practice: Practice) -> &'static [u32; 6] {
-    if let Practice::Answering(_) = practice { &REFINED } else { &KINDS }
-}
 
 fn form(practice: Practice, dice: &mut Dice) -> Form {
     match practice {
@@ -135,7 +129,7 @@ fn asked(scene: &Scene, question: question::Question) -> Asked {
 
 fn question_of_world(practice: Practice, dice: &mut Dice) -> Exercise {
     let form = form(practice, dice);
-    let (scene, question) = question::draw(Kind::pick(kinds(practice), dice), form, Split::Train, dice);
+    let (scene, question) = question::draw(Kind::pick(&KINDS, dice), form, Split::Train, dice);
     Exercise { draw: None, ask: Some(asked(&scene, question)) }
 }
 

@@ -13,7 +13,7 @@ use crate::model::Defaults;
 use crate::train::TrainError;
 use crate::train::eval::{EvalOptions, Spread, answered, drawn};
 use crate::train::player::Player;
-use crate::world::{Background, judge, suite};
+use crate::world::{Background, Split, judge, suite};
 
 /// What to judge by.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,7 +52,9 @@ impl Looks {
             draw_temperature: served.temperature,
             answer_temperature: 0.0,
         };
-        let items = suite::drawing(suite.seed, suite.draws);
+        // What was never learned at all would only water the measure down.
+        let mut items = suite::drawing(suite.seed, suite.draws);
+        items.retain(|item| item.split == Split::HeldOut);
         let samples = drawn(player, &options, &items)?;
         let judged: Vec<_> = items
             .iter()
@@ -92,7 +94,8 @@ impl Looks {
         let groups = again.chunks(ALIKE).map(|group| stats::diversity(&group.iter().map(picture).collect::<Vec<_>>()));
         facts.insert("diversity of one prompt", groups.sum::<f64>() / (again.len() / ALIKE).max(1) as f64);
 
-        let items = suite::answering(suite.seed, suite.answers);
+        let mut items = suite::answering(suite.seed, suite.answers);
+        items.retain(|item| item.split == Split::HeldOut);
         let samples = answered(player, &options, &items)?;
         let graded: Vec<_> =
             items.iter().zip(&samples).map(|(item, sample)| item.question.grade(text(sample))).collect();

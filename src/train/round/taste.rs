@@ -20,7 +20,7 @@ pub struct Quality {
     pub votes: usize,
     /// How often it ranks a liked sample above one that was not.
     pub auc: f64,
-    /// Mean squared error of its probabilities, and that of always saying the mean.
+    /// Mean squared error of its probabilities, and that of always saying what is usual.
     pub brier: f64,
     pub brier_of_mean: f64,
 }
@@ -83,7 +83,12 @@ impl Taste {
     /// How likely it is that somebody likes it, 0 to 1.
     #[must_use]
     pub fn of(&self, features: &[f32]) -> f64 {
-        sigmoid(self.bias + dot(&self.weights, &self.standard(features)))
+        sigmoid(self.bias + self.lean(features))
+    }
+
+    /// By how much more or less than usual, log-odds.
+    fn lean(&self, features: &[f32]) -> f64 {
+        dot(&self.weights, &self.standard(features))
     }
 }
 
@@ -95,7 +100,8 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// What is foretold of each vote by votes of other raters alone, and how well. `None` where there are too few raters.
+/// How much better or worse than usual each vote's sample is foretold to be by votes of other raters alone (log-odds), and how well that
+/// goes. `None` where there are too few raters.
 #[must_use]
 pub fn foretell(votes: &[Judged<'_>]) -> Option<(Vec<f64>, Quality)> {
     let mut raters: BTreeMap<&str, usize> = BTreeMap::new();
@@ -107,31 +113,25 @@ pub fn foretell(votes: &[Judged<'_>]) -> Option<(Vec<f64>, Quality)> {
         return None;
     }
     let fold = |vote: &Judged<'_>| raters.get(vote.rater).map_or(0, |at| at % FOLDS);
-    let mut foretold = vec![0.5; votes.len()];
+    let mut foretold = vec![0.0; votes.len()];
+    let mut quality = Quality { votes: votes.len(), auc: 0.0, brier: 0.0, brier_of_mean: 0.0 };
     for part in 0..FOLDS {
-        let others: Vec<Judged<'_>> = votes.iter().filter(|vote| fold(vote) != part).cloned().collect();
-        let taste = Taste::learn(&others);
-        for (vote, foretold) in votes.iter().zip(&mut foretold).filter(|(vote, _)| fold(vote) == part) {
-            *foretold = taste.of(vote.features);
+        let (held, others): (Vec<_>, Vec<_>) = votes.iter().enumerate().partition(|(_, vote)| fold(vote) == part);
+        let taste = Taste::learn(&others.into_iter().map(|(_, vote)| vote.clone()).collect::<Vec<_>>());
+        let share = held.len() as f64 / votes.len().max(1) as f64;
+        let good = |vote: &Judged<'_>| f64::from(u8::from(vote.good));
+        let error = |of: &dyn Fn(&Judged<'_>) -> f64| {
+            held.iter().map(|(_, vote)| (good(vote) - of(vote)).powi(2)).sum::<f64>() / held.len().max(1) as f64
+        };
+        // Within a part: others' mean leans away from its own, which would count against the ranking of all together.
+        quality.auc += share * auc(held.iter().map(|(_, vote)| (taste.lean(vote.features), vote.good)).collect());
+        quality.brier += share * error(&|vote| taste.of(vote.features));
+        quality.brier_of_mean += share * error(&|_| sigmoid(taste.bias));
+        for (at, vote) in held {
+            foretold[at] = taste.lean(vote.features);
         }
     }
-    let quality = quality(votes, &foretold);
     Some((foretold, quality))
-}
-
-fn quality(votes: &[Judged<'_>], foretold: &[f64]) -> Quality {
-    let n = votes.len().max(1) as f64;
-    let good = |vote: &Judged<'_>| f64::from(u8::from(vote.good));
-    let mean = votes.iter().map(good).sum::<f64>() / n;
-    let brier = |of: &dyn Fn(usize) -> f64| {
-        votes.iter().enumerate().map(|(at, vote)| (good(vote) - of(at)).powi(2)).sum::<f64>() / n
-    };
-    Quality {
-        votes: votes.len(),
-        auc: auc(votes.iter().zip(foretold).map(|(vote, &foretold)| (foretold, vote.good)).collect()),
-        brier: brier(&|at| foretold.get(at).copied().unwrap_or(0.5)),
-        brier_of_mean: brier(&|_| mean),
-    }
 }
 
 /// The share of pairs of a good and a bad one in which the good one has the higher number; equal ones count half. One half where there is
@@ -185,7 +185,8 @@ mod tests {
         let (foretold, quality) = foretell(&judged(&clear)).unwrap();
         // A perfect judge of such votes would come to 0.85.
         assert!(quality.auc > 0.78 && quality.brier < quality.brier_of_mean - 0.05, "{quality:?}");
-        assert!(foretold.iter().all(|p| (0.0..=1.0).contains(p)));
+        let agrees = foretold.iter().zip(&clear).filter(|(lean, (_, _, good))| (**lean > 0.0) == *good).count();
+        assert!(agrees > 1100, "{agrees}");
         let (_, nothing) = foretell(&judged(&votes(0.5))).unwrap();
         assert!((nothing.auc - 0.5).abs() < 0.06 && nothing.brier < nothing.brier_of_mean + 0.02, "{nothing:?}");
         let taste = Taste::learn(&judged(&clear));
