@@ -21,7 +21,7 @@ const PROMPTS: [&str; 8] = [
 
 /// A small round.
 fn plan() -> Value {
-    json!({"lessons": 4, "epochs": 2, "suite": {"seed": 9, "draws": 10, "answers": 5}})
+    json!({"lessons": 4, "epochs": 2, "steps": 3, "anew": 2, "suite": {"seed": 9, "draws": 10, "answers": 5}})
 }
 
 /// Pictures that were drawn and judged: of each prompt four, every other one good.
@@ -120,7 +120,7 @@ async fn what_users_said_becomes_a_candidate_and_a_verdict() {
         let (status, _, code, named) = app.post("/v1/rounds", &body).await.refusal();
         assert_eq!((status, code.as_str(), named.as_deref()), (400, "invalid_value", Some(param)), "{body}");
     }
-    assert_eq!(app.post("/v1/rounds", &json!({"steps": 1})).await.refusal().2, "unknown_parameter");
+    assert_eq!(app.post("/v1/rounds", &json!({"step": 1})).await.refusal().2, "unknown_parameter");
     assert_eq!(app.get("/v1/rounds/round-1").await.refusal().0, 404);
     assert_eq!(app.post(&format!("/v1/rounds/{id}/cancel"), &json!({})).await.refusal().0, 409);
     assert_eq!(app.get("/v1/rounds?limit=0").await.refusal().3.as_deref(), Some("limit"));

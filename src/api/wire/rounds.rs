@@ -27,6 +27,12 @@ pub struct Request {
     /// Requests that are learned from at once.
     #[schema(minimum = 1, maximum = 256)]
     lessons: Option<i64>,
+    /// Where the taste of raters is known well enough: prompts of a step that are drawn anew and judged by it,
+    #[schema(minimum = 0, maximum = 64)]
+    anew: Option<i64>,
+    /// and the fewest steps.
+    #[schema(minimum = 0, maximum = 10000)]
+    steps: Option<i64>,
     /// Learning rate at its peak.
     #[schema(minimum = 0, maximum = 0.01)]
     rate: Option<f64>,
@@ -74,6 +80,8 @@ impl Request {
         whole("seed", self.seed, 0, SAFE)?;
         whole("epochs", self.epochs, 1, 20)?;
         whole("lessons", self.lessons, 1, 256)?;
+        whole("anew", self.anew, 0, 64)?;
+        whole("steps", self.steps, 0, 10_000)?;
         if let Some(rate) = self.rate {
             if !(0.0..=0.01).contains(&rate) {
                 return Err(ApiError::invalid("rate", format!("`rate` must be from 0 to 0.01, not {rate}.")));

@@ -30,7 +30,7 @@ impl CorlOptions {
         // Few groups of answers tell anything, so it takes many.
         let (steps, prompts, questions, peak) = match practice {
             Practice::Unified => (360, 8, 88, 1.5e-4),
-            Practice::Drawing => (120, 12, 0, 1e-4),
+            Practice::Drawing => (150, 12, 0, 1e-4),
             Practice::Answering(_) => (120, 96, 0, 2e-4),
         };
         Self {

@@ -1,7 +1,7 @@
 //! What people judged as lessons: their samples with advantages by what was said of them, and exercises from what they corrected.
 //! Knows the shapes of the ledger, not the ledger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -198,6 +198,16 @@ pub fn corrected(
         }
     }
     Ok(exercises)
+}
+
+/// What was asked to be drawn and was judged, each prompt once.
+#[must_use]
+pub fn prompts(rated: &[RatedCall]) -> Vec<Exercise> {
+    let asked = rated.iter().map(|rated| &rated.kept.call.asked).filter(|asked| !is_held_out(asked));
+    let prompts: BTreeSet<&String> =
+        asked.filter_map(|asked| if let Asked::Draw(draw) = asked { Some(&draw.prompt) } else { None }).collect();
+    let wanted = |prompt: &String| Wanted { prompt: prompt.clone(), real: None, requirement: None, question: None };
+    prompts.into_iter().map(|prompt| Exercise { draw: Some(wanted(prompt)), ask: None }).collect()
 }
 
 /// The picture and the words of a conversation that is one question about one picture.

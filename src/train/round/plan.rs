@@ -13,6 +13,9 @@ pub struct Plan {
     pub epochs: u64,
     /// Lessons of a step.
     pub lessons: usize,
+    /// Where the taste of raters is known well enough: prompts of a step that are drawn anew and judged by it, and the fewest steps.
+    pub anew: usize,
+    pub steps: u64,
     /// Learning rate at its peak.
     pub rate: f64,
     /// Promotions ago that the weights which drew a sample may have been live at most.
@@ -31,6 +34,8 @@ impl Default for Plan {
             seed: 1,
             epochs: 1,
             lessons: 12,
+            anew: 8,
+            steps: 100,
             rate: 1.5e-4,
             oldest: 2,
             importance: 2.0,

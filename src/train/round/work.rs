@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
 use super::RoundError;
-use super::features::{GOOD_TASTE, foretold};
+use super::features::{Tasted, Tasting};
 use super::gate::{Verdict, decide};
-use super::gather::{Lessons, Taking, corrected, lessons, votes};
+use super::gather::{Lessons, Taking, corrected, lessons, prompts, votes};
 use super::holding::{Held, Holding, LEASE_MS};
 use super::judge::{Looks, compare};
 use super::plan::{Plan, Policy};
-use super::taste::Quality;
+use super::taste::{Quality, Taste};
 use crate::domain::id::{BlobId, RoundId, SampleId};
 use crate::domain::picture::Picture;
 use crate::domain::round::{KnownVersion, Round, RoundState};
@@ -27,7 +29,7 @@ use crate::model::{Defaults, Model};
 use crate::picture::decode::{self, MAX_PIXELS};
 use crate::reward::answer::QaType;
 use crate::reward::human::{Listening, Rater, Vote, hear};
-use crate::reward::{Accuracy, Format, Likeness, Mix};
+use crate::reward::{Accuracy, AnswerReward, DrawReward, Format, Likeness, Mix, Variety};
 use crate::store::{Ledger, LedgerError, Move, Promoted, RatedCall};
 use crate::train::TrainError;
 use crate::train::corl::exercise::{Exercise, Practice, Source};
@@ -35,6 +37,7 @@ use crate::train::corl::{CorlOptions, CorlStage};
 use crate::train::optim::Schedule;
 use crate::train::player::Player;
 use crate::train::run::{RunOptions, run};
+use crate::world::Dice;
 
 /// Time between looks for work.
 const EVERY: Duration = Duration::from_secs(1);
@@ -65,9 +68,11 @@ pub struct Rounds {
 struct Gathered {
     lessons: Lessons,
     corrected: Vec<Exercise>,
-    raters: Vec<Rater>,
-    /// Of the model of taste.
+    /// What was asked to be drawn, to be drawn anew and judged by the taste of those who are heard, where that is good enough.
+    prompts: Vec<Exercise>,
+    taste: Option<Taste>,
     quality: Option<Quality>,
+    raters: Vec<Rater>,
     requests: usize,
 }
 
@@ -240,7 +245,7 @@ impl Rounds {
         holding: &Holding,
     ) -> Result<Arc<Model>, RoundError> {
         let gathered = self.gather(round, plan, base)?;
-        let Gathered { lessons, corrected, raters, quality, requests } = gathered;
+        let Gathered { lessons, corrected, prompts, quality, raters, requests, .. } = &gathered;
         if lessons.lessons.is_empty() && corrected.is_empty() {
             return Err(RoundError::Failed(format!(
                 "there is nothing to learn from: {requests} requests were judged, {} samples of weights too old; what is judged alike, \
@@ -260,12 +265,12 @@ impl Rounds {
             "corrections": corrected.len(),
             "too_old": lessons.too_old,
             "taste": quality,
-            "taste_is_heard": quality.is_some_and(|quality| quality.auc >= GOOD_TASTE),
+            "drawn_anew": prompts.len(),
             "raters": raters.iter().map(rater).collect::<Vec<_>>(),
         });
         let samples: Vec<SampleId> = lessons.samples.clone();
         let dir = self.folder(round.id);
-        let mut stage = self.stage(plan, base, lessons, corrected)?;
+        let mut stage = self.stage(plan, base, gathered)?;
         let mut held = Held { stage: &mut stage, holding };
         let how =
             RunOptions { dir: dir.clone(), every: Duration::from_secs(60), device: base.network().device().clone() };
@@ -332,23 +337,20 @@ impl Rounds {
             Ok(picture)
         };
         let votes = votes(&rated);
-        let (foretold, quality) = foretold(base, &rated, &votes, &mut picture)?;
-        let judge = |vote: &Vote<SampleId>| foretold.get(&(vote.sample, vote.rater.as_str())).copied();
+        let tasting = Tasting::of(base, &rated, &votes, &mut picture)?;
+        let judge = |vote: &Vote<SampleId>| tasting.foretold.get(&(vote.sample, vote.rater.as_str())).copied();
         let listening = Listening { cap: plan.loudest, ..Listening::default() };
         let (heard, raters) = hear(&votes, judge, listening);
         let taking = Taking { cap: plan.importance };
         let lessons = lessons(&rated, &heard, base, taking, is_young, &mut picture)?;
         let corrected = corrected(&rated, &mut picture)?;
-        Ok(Gathered { lessons, corrected, raters, quality, requests: rated.len() })
+        let taste = tasting.taste(&votes, &raters);
+        let prompts = if taste.is_some() { prompts(&rated) } else { vec![] };
+        Ok(Gathered { lessons, corrected, prompts, taste, quality: tasting.quality, raters, requests: rated.len() })
     }
 
-    fn stage(
-        &self,
-        plan: &Plan,
-        base: &Arc<Model>,
-        lessons: Lessons,
-        corrected: Vec<Exercise>,
-    ) -> Result<CorlStage, RoundError> {
+    fn stage(&self, plan: &Plan, base: &Arc<Model>, gathered: Gathered) -> Result<CorlStage, RoundError> {
+        let Gathered { lessons, corrected, prompts, taste, .. } = gathered;
         let draws = lessons.pictures > 0 || corrected.iter().any(|exercise| exercise.draw.is_some());
         let answers = lessons.answers > 0 || corrected.iter().any(|exercise| exercise.ask.is_some());
         let practice = match (draws, answers) {
@@ -357,23 +359,37 @@ impl Rounds {
             (false, _) => Practice::Answering(QaType::Open),
         };
         let each = plan.lessons.max(1);
-        let rounds = (lessons.lessons.len() as u64 * plan.epochs).div_ceil(each as u64);
+        let mut steps = (lessons.lessons.len() as u64 * plan.epochs).div_ceil(each as u64).max(1);
+        steps = steps.max(corrected.len().div_ceil(CORRECTED) as u64 * plan.epochs);
+        if taste.is_some() {
+            steps = steps.max(plan.steps);
+        }
+        let (corrections, anew) = (corrected.len().min(CORRECTED), prompts.len().min(plan.anew));
         let options = CorlOptions {
             seed: plan.seed,
-            steps: rounds.max(corrected.len().div_ceil(CORRECTED) as u64 * plan.epochs).max(1),
-            prompts: corrected.len().min(CORRECTED),
+            steps,
+            prompts: corrections + anew,
             questions: 0,
             logged: each,
             schedule: Schedule { peak: plan.rate, warmup: 5, decay: 0.3 },
             ..CorlOptions::demo(practice, self.served)
         };
-        let given = Source::Given(corrected, "corrections".into());
-        let rewards = (
-            Mix::new(vec![(Box::new(Likeness) as Box<dyn crate::reward::DrawReward>, 1.0)]),
-            Mix::new(vec![(Box::new(Accuracy) as Box<dyn crate::reward::AnswerReward>, 1.0), (Box::new(Format), 1.0)]),
-        );
-        let engine = self.engine.clone();
-        Ok(CorlStage::over(engine, Arc::clone(base), options, given, rewards.0, rewards.1, lessons.lessons)?)
+        // Each step its share of both, in turns.
+        let mut prompts = prompts;
+        prompts.shuffle(&mut Dice::seed_from_u64(plan.seed));
+        let (mut corrected, mut prompts) = (corrected.iter().cycle(), prompts.iter().cycle());
+        let step =
+            |_| corrected.by_ref().take(corrections).chain(prompts.by_ref().take(anew)).cloned().collect::<Vec<_>>();
+        let given: Vec<Exercise> = (0..steps).flat_map(step).collect();
+        let mut draws: Vec<(Box<dyn DrawReward>, f64)> = vec![(Box::new(Likeness), 1.0)];
+        if let Some(taste) = taste {
+            draws.push((Box::new(Tasted { taste, model: Arc::clone(base) }), 1.0));
+            draws.push((Box::new(Variety), VARIETY));
+        }
+        let answers: Vec<(Box<dyn AnswerReward>, f64)> = vec![(Box::new(Accuracy), 1.0), (Box::new(Format), 1.0)];
+        let (given, engine) = (Source::Given(given, "corrections and prompts".into()), self.engine.clone());
+        let lessons = lessons.lessons;
+        Ok(CorlStage::over(engine, Arc::clone(base), options, given, Mix::new(draws), Mix::new(answers), lessons)?)
     }
 
     /// Holds a candidate against the live version and acts on the verdict.
@@ -457,6 +473,9 @@ impl Rounds {
         })
     }
 }
+
+/// What variety weighs beside taste, whose numbers lie close together.
+const VARIETY: f64 = 0.03;
 
 /// Corrections that a step practises.
 const CORRECTED: usize = 4;
