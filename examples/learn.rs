@@ -49,7 +49,7 @@ struct Options {
     #[arg(long, default_value_t = 5)]
     rounds: u64,
     /// Requests of a round
-    #[arg(long, default_value_t = 480)]
+    #[arg(long, default_value_t = 1500)]
     requests: usize,
     /// Pictures of a request, each of which is rated
     #[arg(long, default_value_t = 8)]
@@ -151,8 +151,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.take().map(|stop| drop(stop.stop(false)));
-        self.thread.take().map(std::thread::JoinHandle::join);
+        if let Some(stop) = self.stop.take() {
+            drop(stop.stop(false));
+        }
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Knows no HTTP and no training.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::domain::id::BlobId;
 use crate::domain::round::{KnownVersion, Promotion};
@@ -207,7 +207,12 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| FollowError::Broken)?
 }
 
-/// One picture and a few words with `model`, before anybody else gets any.
+/// How long a first try waits for room in the engine, and how often it looks.
+const ROOM: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// One picture and a few words with `model`, before anybody else gets any. In the lane of people: the other one stands still where
+/// people always wait.
 async fn first_try(engine: &EngineHandle, model: &Arc<Model>) -> Result<(), FollowError> {
     let prompt = "a picture";
     let parts = vec![Part::Text(prompt.to_owned())];
@@ -218,7 +223,14 @@ async fn first_try(engine: &EngineHandle, model: &Arc<Model>) -> Result<(), Foll
     ];
     for work in works {
         let samplings = vec![Sampling { guidance: model.defaults().guidance, max_tokens: 4, ..Sampling::default() }];
-        let mut events = engine.submit_to(model, Submission { work, samplings, lane: Lane::Background })?;
+        let begun = Instant::now();
+        let mut events = loop {
+            let submission = Submission { work: work.clone(), samplings: samplings.clone(), lane: Lane::Interactive };
+            match engine.submit_to(model, submission) {
+                Err(SubmitError::Busy) if begun.elapsed() < ROOM => tokio::time::sleep(LOOK).await,
+                events => break events?,
+            }
+        };
         while let Some(event) = events.next().await {
             if let Event::Failed(error) = event {
                 return Err(error.into());

@@ -153,7 +153,7 @@ impl Running {
         let (engine, learning) = (self.engine, self.learning);
         let ended_too = move || {
             engine.join();
-            learning.map(Learner::join);
+            learning.into_iter().for_each(Learner::join);
         };
         web::block(ended_too).await.context("the engine could not be waited for")?;
         ended

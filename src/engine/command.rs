@@ -24,6 +24,7 @@ pub enum Lane {
 }
 
 /// A prompt to go on with.
+#[derive(Clone)]
 pub enum Work {
     Draw(DrawPrompt),
     Answer(AnswerPrompt),

@@ -8,7 +8,7 @@ use super::taste::{Judged, Quality, Taste, foretell};
 use crate::domain::id::{BlobId, SampleId};
 use crate::domain::picture::Picture;
 use crate::domain::record::Asked;
-use crate::domain::sample::Output;
+use crate::domain::sample::{Output, Sample};
 use crate::model::Model;
 use crate::model::network::Span;
 use crate::reward::human::{Rater, Vote};
@@ -19,8 +19,12 @@ use crate::train::pretrain::asked;
 
 /// Pictures of one pass.
 const AT_ONCE: usize = 16;
-/// The AUC from which a model of taste is believed.
+/// The AUC from which a model of taste is believed about raters, and from which as a reward, which is harder: what earns it is sought out. At
+/// 0.64 a policy learned to please it and to draw worse (see the log in ARCHITECTURE.md).
 const GOOD: f64 = 0.6;
+const VERY_GOOD: f64 = 0.7;
+/// Numbers of a row that only what was logged has: how likely the picture was when it was drawn.
+const LOGGED: usize = 3;
 
 /// The state of the model behind each picture and its prompt: a row of numbers for each, all of one length.
 fn features(model: &Model, seen: &[(Arc<Picture>, &str)]) -> Result<Vec<Vec<f32>>, TrainError> {
@@ -48,11 +52,20 @@ fn features(model: &Model, seen: &[(Arc<Picture>, &str)]) -> Result<Vec<Vec<f32>
     Ok(rows)
 }
 
+/// How likely a picture was when it was drawn.
+fn logged(sample: &Sample<BlobId>) -> [f32; LOGGED] {
+    let mean = |of: &[f32]| of.iter().sum::<f32>() / of.len().max(1) as f32;
+    let least = sample.conditional_log_probs.iter().copied().fold(0.0, f32::min);
+    [mean(&sample.log_probs), mean(&sample.conditional_log_probs), least]
+}
+
 /// Votes on pictures and what is foretold of them.
 pub struct Tasting<'a> {
+    /// Of each picture that was voted on; without what was logged, and with it at the end.
     rows: BTreeMap<SampleId, Vec<f32>>,
-    /// `None` where there are too few raters to tell.
+    /// Of a taste that knows what was logged, and of one that sees pictures alone. `None` where there are too few raters to tell.
     pub quality: Option<Quality>,
+    pub of_pictures: Option<Quality>,
     /// By sample and rater, whether the rater should like it, by the votes of other raters; where taste is good enough, and for the third of
     /// pictures that it likes best and the third that it likes least.
     pub foretold: BTreeMap<(SampleId, &'a str), f64>,
@@ -70,20 +83,23 @@ impl<'a> Tasting<'a> {
         picture: &mut dyn FnMut(&BlobId) -> Result<Arc<Picture>, TrainError>,
     ) -> Result<Self, TrainError> {
         let voted: BTreeSet<SampleId> = votes.iter().map(|vote| vote.sample).collect();
-        let (mut ids, mut seen) = (vec![], vec![]);
+        let (mut samples, mut seen) = (vec![], vec![]);
         for kept in rated.iter().map(|rated| &rated.kept) {
             let Asked::Draw(draw) = &kept.call.asked else { continue };
             for record in kept.records.iter().filter(|record| voted.contains(&record.id)) {
                 if let Output::Picture(blob) = &record.sample.output {
-                    ids.push(record.id);
+                    samples.push((record.id, logged(&record.sample)));
                     seen.push((picture(blob)?, draw.prompt.as_str()));
                 }
             }
         }
-        let rows: BTreeMap<SampleId, Vec<f32>> = ids.into_iter().zip(features(base, &seen)?).collect();
-        let (voted, judged) = judged(&rows, votes, |_| true);
+        let whole =
+            |((id, logged), row): ((SampleId, [f32; LOGGED]), Vec<f32>)| (id, [row.as_slice(), &logged].concat());
+        let rows: BTreeMap<SampleId, Vec<f32>> = samples.into_iter().zip(features(base, &seen)?).map(whole).collect();
+        let of_pictures = foretell(&judged(&rows, LOGGED, votes, |_| true).1).map(|(_, quality)| quality);
+        let (voted, judged) = judged(&rows, 0, votes, |_| true);
         let Some((leans, quality)) = foretell(&judged) else {
-            return Ok(Self { rows, quality: None, foretold: BTreeMap::new() });
+            return Ok(Self { rows, quality: None, of_pictures, foretold: BTreeMap::new() });
         };
         let mut sorted = leans.clone();
         sorted.sort_by(f64::total_cmp);
@@ -93,33 +109,30 @@ impl<'a> Tasting<'a> {
             Some(((vote.sample, vote.rater.as_str()), likes))
         });
         let foretold = if quality.auc >= GOOD { clear.collect() } else { BTreeMap::new() };
-        Ok(Self { rows, quality: Some(quality), foretold })
+        Ok(Self { rows, quality: Some(quality), of_pictures, foretold })
     }
 
-    /// Taste is good enough to be heard.
-    #[must_use]
-    pub fn is_good(&self) -> bool {
-        self.quality.is_some_and(|quality| quality.auc >= GOOD)
-    }
-
-    /// The taste of all raters who are heard, where it is good enough.
+    /// The taste of all raters who are heard, of pictures alone, where it is good enough to be a reward.
     #[must_use]
     pub fn taste(&self, votes: &[Vote<SampleId>], raters: &[Rater]) -> Option<Taste> {
         let silent: BTreeSet<&str> =
             raters.iter().filter(|rater| rater.weight == 0.0).map(|rater| rater.name.as_str()).collect();
-        self.is_good().then(|| Taste::learn(&judged(&self.rows, votes, |rater| !silent.contains(rater)).1))
+        let good = self.of_pictures.is_some_and(|quality| quality.auc >= VERY_GOOD);
+        good.then(|| Taste::learn(&judged(&self.rows, LOGGED, votes, |rater| !silent.contains(rater)).1))
     }
 }
 
-/// Votes for or against pictures, by raters who are `heard`.
+/// Votes for or against pictures, by raters who are `heard`, without the last `less` numbers of each row.
 fn judged<'r, 'v: 'r>(
     rows: &'r BTreeMap<SampleId, Vec<f32>>,
+    less: usize,
     votes: &'v [Vote<SampleId>],
     heard: impl Fn(&str) -> bool,
 ) -> (Vec<&'v Vote<SampleId>>, Vec<Judged<'r>>) {
     let sound = votes.iter().filter(|vote| vote.value != 0.5 && heard(&vote.rater));
     let judged = sound.filter_map(|vote| {
-        let features = rows.get(&vote.sample)?;
+        let row = rows.get(&vote.sample)?;
+        let features = row.get(..row.len().saturating_sub(less))?;
         Some((vote, Judged { features, rater: &vote.rater, good: vote.value > 0.5 }))
     });
     judged.unzip()

@@ -71,7 +71,8 @@ struct Gathered {
     /// What was asked to be drawn, to be drawn anew and judged by the taste of those who are heard, where that is good enough.
     prompts: Vec<Exercise>,
     taste: Option<Taste>,
-    quality: Option<Quality>,
+    /// Of taste, with what was logged and of pictures alone.
+    quality: [Option<Quality>; 2],
     raters: Vec<Rater>,
     requests: usize,
 }
@@ -213,8 +214,9 @@ impl Rounds {
             (RoundState::Judging, Some(candidate)) => self.fetch(&base, candidate)?,
             _ => self.learn(&mut round, &plan, &base, holding)?,
         };
-        self.judge(&mut round, &plan, &candidate, holding)?;
+        // The candidate is in the ledger now.
         let _ = std::fs::remove_dir_all(self.folder(round.id));
+        self.judge(&mut round, &plan, &candidate, holding)?;
         Ok(round.state)
     }
 
@@ -264,7 +266,8 @@ impl Rounds {
             "answers": lessons.answers,
             "corrections": corrected.len(),
             "too_old": lessons.too_old,
-            "taste": quality,
+            "taste": quality[0],
+            "taste_of_pictures_alone": quality[1],
             "drawn_anew": prompts.len(),
             "raters": raters.iter().map(rater).collect::<Vec<_>>(),
         });
@@ -272,8 +275,7 @@ impl Rounds {
         let dir = self.folder(round.id);
         let mut stage = self.stage(plan, base, gathered)?;
         let mut held = Held { stage: &mut stage, holding };
-        let how =
-            RunOptions { dir: dir.clone(), every: Duration::from_secs(60), device: base.network().device().clone() };
+        let how = RunOptions { dir, every: Duration::from_secs(60), device: base.network().device().clone() };
         let record = run(&mut held, &how);
         holding.check()?;
         let record = record?;
@@ -304,7 +306,6 @@ impl Rounds {
         round.report = Some(report.to_string());
         let with = Move { candidate: round.candidate.clone(), report: round.report.clone(), ..self.still(round) };
         self.on(round, RoundState::Judging, with)?;
-        let _ = std::fs::remove_dir_all(&dir);
         Ok(model)
     }
 
@@ -346,7 +347,15 @@ impl Rounds {
         let corrected = corrected(&rated, &mut picture)?;
         let taste = tasting.taste(&votes, &raters);
         let prompts = if taste.is_some() { prompts(&rated) } else { vec![] };
-        Ok(Gathered { lessons, corrected, prompts, taste, quality: tasting.quality, raters, requests: rated.len() })
+        Ok(Gathered {
+            lessons,
+            corrected,
+            prompts,
+            taste,
+            quality: [tasting.quality, tasting.of_pictures],
+            raters,
+            requests: rated.len(),
+        })
     }
 
     fn stage(&self, plan: &Plan, base: &Arc<Model>, gathered: Gathered) -> Result<CorlStage, RoundError> {
