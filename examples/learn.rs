@@ -54,11 +54,14 @@ struct Options {
     /// Pictures of a request, each of which is rated
     #[arg(long, default_value_t = 8)]
     pictures: u64,
+    /// Lessons of a step, up to eight pictures of one prompt each
+    #[arg(long, default_value_t = 12)]
+    lessons: usize,
     /// Times that a round learns from everything
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     epochs: u64,
     /// Learning rate at its peak
-    #[arg(long, default_value_t = 2e-4)]
+    #[arg(long, default_value_t = 1.5e-4)]
     rate: f64,
     /// Users
     #[arg(long, default_value_t = 50)]
@@ -208,7 +211,7 @@ async fn ask_and_rate(server: &Server, options: &Options, round: u64) -> (usize,
 /// A round from its opening to its end.
 async fn learn(server: &Server, options: &Options, round: u64) -> Value {
     let plan = json!({
-        "seed": options.seed, "epochs": options.epochs, "rate": options.rate,
+        "seed": options.seed, "lessons": options.lessons, "epochs": options.epochs, "rate": options.rate,
         "suite": {"seed": 100 * options.seed + round, "draws": 150, "answers": 15},
     });
     let opened = server.post("/v1/rounds", &plan).await;

@@ -19,6 +19,7 @@ pub struct Lesson {
 }
 
 /// What was asked for, in ids.
+#[derive(Clone)]
 pub enum LessonPrompt {
     Picture(DrawPrompt),
     Answer(AnswerPrompt),

@@ -53,6 +53,9 @@ pub fn votes(rated: &[RatedCall]) -> Vec<Vote<SampleId>> {
     votes
 }
 
+/// Most samples of a lesson: what is asked for again and again, which is mostly what is easy, would otherwise fill whole steps.
+const TOGETHER: usize = 8;
+
 /// Samples that are judged beside each other: of the same request, drawn alike, by the same weights.
 struct Beside<'a> {
     asked: &'a Asked,
@@ -138,20 +141,27 @@ pub fn lessons(
             // What nobody in good standing vouches for tells less.
             advantage: advantage * heard.weight.min(1.0),
         };
-        let tries: Vec<Try> = heard.iter().zip(advantages).map(one).collect();
-        let mut lesson = Lesson { prompt, guidance, temperature, tries };
-        if lesson.is_mute() {
-            continue;
+        let mut tries = heard.iter().zip(advantages).map(one).peekable();
+        let before = all.lessons.len();
+        while tries.peek().is_some() {
+            let prompt = prompt.clone();
+            let mut lesson = Lesson { prompt, guidance, temperature, tries: tries.by_ref().take(TOGETHER).collect() };
+            if lesson.is_mute() {
+                continue;
+            }
+            if version != base.version() {
+                lesson.renew(base, taking.cap)?;
+            }
+            all.lessons.push(lesson);
         }
-        if version != base.version() {
-            lesson.renew(base, taking.cap)?;
+        if all.lessons.len() == before {
+            continue;
         }
         match asked {
             Asked::Draw(_) => all.pictures += heard.len(),
             Asked::Answer(_) => all.answers += heard.len(),
         }
         all.samples.extend(heard.iter().map(|(record, _)| record.id));
-        all.lessons.push(lesson);
     }
     Ok(all)
 }
