@@ -60,6 +60,12 @@ pub fn key_name(keys: &Keys, headers: &HeaderMap) -> String {
     }
 }
 
+/// Whose hand changes something, as the ledger tells it.
+pub fn author(keys: &Keys, headers: &HeaderMap) -> String {
+    let key = key_name(keys, headers);
+    if key.is_empty() { "somebody".to_owned() } else { format!("key {key}") }
+}
+
 /// Middleware: lets in who has a key.
 ///
 /// # Errors

@@ -3,14 +3,13 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::Service;
-use super::auth::key_name;
+use super::auth::author;
 use super::error::{ApiError, Failures};
 use super::keep::now_ms;
 use super::wire::error::ErrorBody;
 use super::wire::from_json;
 use super::wire::rounds::{Opening, Query, Request, RoundCard, RoundList};
-use crate::domain::id::RoundId;
-use crate::domain::round::{Round, RoundState};
+use crate::domain::round::Round;
 
 /// Opens a training round.
 #[utoipa::path(
@@ -33,21 +32,7 @@ pub async fn create(
         Some(since) => since,
         None => service.ledger.learned_until().await?,
     };
-    let key = key_name(&service.keys, request.headers());
-    let now = now_ms();
-    let round = Round {
-        id: RoundId::fresh(),
-        state: RoundState::Open,
-        created_ms: now,
-        changed_ms: now,
-        by: if key.is_empty() { "somebody".into() } else { format!("key {key}") },
-        plan,
-        since_ms,
-        until_ms: now,
-        base: None,
-        candidate: None,
-        report: None,
-    };
+    let round = Round::open(author(&service.keys, request.headers()), plan, since_ms, now_ms());
     service.ledger.open_round(round.clone()).await?;
     if !service.learns {
         tracing::info!(round = %round.id, "a round is open; this server does not learn, so another must take it up");

@@ -5,7 +5,7 @@ use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, web};
 
 use super::Service;
-use super::auth::key_name;
+use super::auth::author;
 use super::error::{ApiError, Failures};
 use super::keep::now_ms;
 use super::wire::error::ErrorBody;
@@ -113,8 +113,7 @@ async fn change(
     if known.weights.is_none() && !is_loaded(service, &known.version) {
         return Err(ApiError::conflict("id", "The weights of this version are not kept any more."));
     }
-    let key = key_name(&service.keys, headers);
-    let by = if key.is_empty() { "somebody".to_owned() } else { format!("key {key}") };
+    let by = author(&service.keys, headers);
     let number = live.map_or(0, |live| live.number);
     match service.ledger.promote(known.version, number, by, why.to_owned(), now_ms()).await? {
         Promoted::Live(promotion) => Ok(web::Json(promotion.into())),

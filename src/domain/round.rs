@@ -92,6 +92,26 @@ pub struct Round {
     pub report: Option<String>,
 }
 
+impl Round {
+    /// One that nobody has begun, to learn from what was said after `since_ms` and up to now.
+    #[must_use]
+    pub fn open(by: String, plan: String, since_ms: i64, now_ms: i64) -> Self {
+        Self {
+            id: RoundId::fresh(),
+            state: RoundState::Open,
+            created_ms: now_ms,
+            changed_ms: now_ms,
+            by,
+            plan,
+            since_ms,
+            until_ms: now_ms,
+            base: None,
+            candidate: None,
+            report: None,
+        }
+    }
+}
+
 /// Weights that may be served.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KnownVersion {

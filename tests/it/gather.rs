@@ -13,13 +13,14 @@ use ulm::domain::sample::{Finish, Output, Sample, Version};
 use ulm::domain::task::{Answer, Draw, Part, Role, Sampling, Turn};
 use ulm::engine::command::Work;
 use ulm::engine::{Engine, EngineOptions};
-use ulm::model::Model;
 use ulm::reward::human::{Heard, Listening, hear};
 use ulm::store::{Kept, RatedCall, digest};
 use ulm::train::TrainError;
 use ulm::train::corl::rollout::roll;
 use ulm::train::player::Player;
 use ulm::train::round::gather::{Taking, corrected, is_held_out, lessons, votes};
+
+use super::swap::changed;
 
 fn blob() -> BlobId {
     digest(b"a picture").unwrap()
@@ -96,15 +97,6 @@ fn heard(rated: &[RatedCall]) -> BTreeMap<SampleId, Heard> {
 
 const TAKING: Taking = Taking { cap: 2.0 };
 
-/// The same weights but for a hair.
-fn nearly(model: &Model) -> Model {
-    let change = |(name, tensor): (&String, &candle_core::Tensor)| {
-        let moved = name.starts_with("model.language_model.") && tensor.rank() == 2;
-        (name.clone(), if moved { tensor.affine(1.02, 0.0).unwrap() } else { tensor.clone() })
-    };
-    model.with_tensors(model.tensors().iter().map(change).collect()).unwrap()
-}
-
 #[test]
 fn what_was_said_becomes_advantages() {
     let model = Arc::new(demo::load(&Device::Cpu).unwrap());
@@ -135,7 +127,7 @@ fn what_was_said_becomes_advantages() {
     // Weights that are not young are not learned from; what other young ones drew weighs what it must.
     let none = lessons(&rated, &heard(&rated), &model, TAKING, |_| false, &mut picture).unwrap();
     assert_eq!((none.lessons.len(), none.too_old), (0, 8));
-    let other = nearly(&model);
+    let other = changed(&model, 0.02);
     let renewed = lessons(&rated, &heard(&rated), &other, TAKING, young, &mut picture).unwrap();
     for (before, after) in all.lessons.iter().zip(&renewed.lessons) {
         for (before, after) in before.tries.iter().zip(&after.tries) {

@@ -22,7 +22,7 @@ async fn ledger(data: &std::path::Path) -> Ledger {
 }
 
 /// `model` a little otherwise.
-fn changed(model: &Model, by: f64) -> Model {
+pub fn changed(model: &Model, by: f64) -> Model {
     let change = |(name, tensor): (&String, &candle_core::Tensor)| {
         let learns = name.starts_with("model.language_model.") && tensor.rank() == 2;
         let tensor = if learns { tensor.affine(1.0 + by, 0.0).unwrap() } else { tensor.clone() };

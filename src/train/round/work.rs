@@ -149,19 +149,7 @@ impl Rounds {
             Ok::<_, LedgerError>(policy.is_due(now, last.map(|last| last.created_ms), said).then_some(since))
         };
         let Some(since_ms) = self.runtime.block_on(due)? else { return Ok(()) };
-        let round = Round {
-            id: RoundId::fresh(),
-            state: RoundState::Open,
-            created_ms: now,
-            changed_ms: now,
-            by: "policy".into(),
-            plan: "{}".into(),
-            since_ms,
-            until_ms: now,
-            base: None,
-            candidate: None,
-            report: None,
-        };
+        let round = Round::open("policy".into(), "{}".into(), since_ms, now);
         self.runtime.block_on(self.ledger.open_round(round))
     }
 
