@@ -1,8 +1,8 @@
 //! The whole story on a laptop: a server that learns, users who ask and rate through HTTP, rounds, the gate, new weights; and how well it
 //! draws, measured from outside before and after. `cargo run --release --example learn -- --help`
 //!
-//! The users' taste is the world's verifier, but nobody else sees it: the server learns from their thumbs alone. Some thumbs are
-//! slips, and some users say the opposite of what they think.
+//! The users' taste is the world's verifier, but nobody else sees it: the server learns from what they say alone. Some of it are slips,
+//! and some users say the opposite of what they think.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -31,7 +31,7 @@ use ulm::picture::decode;
 use ulm::serve::{self, Checkpoint};
 use ulm::train::draw;
 use ulm::train::eval::Count;
-use ulm::world::{Category, Dice, Requirement, Scene, Split, judge, suite};
+use ulm::world::{Category, Dice, Judgement, Requirement, Scene, Split, judge, suite};
 
 /// As the server's own program has it.
 #[global_allocator]
@@ -42,11 +42,11 @@ const CATEGORIES: [u32; 6] = [1, 2, 2, 1, 3, 3];
 /// Users who wait for something at a time.
 const AT_ONCE: usize = 12;
 
-/// Learns from simulated users, from thumbs alone.
+/// Learns from simulated users, from what they say alone.
 #[derive(Parser)]
 struct Options {
     /// Rounds of asking, rating and learning
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 4)]
     rounds: u64,
     /// Requests of a round
     #[arg(long, default_value_t = 1500)]
@@ -54,19 +54,16 @@ struct Options {
     /// Pictures of a request, each of which is rated
     #[arg(long, default_value_t = 8)]
     pictures: u64,
-    /// Lessons of a step, up to eight pictures of one prompt each
-    #[arg(long, default_value_t = 12)]
-    lessons: usize,
-    /// Times that a round learns from everything
-    #[arg(long, default_value_t = 1)]
-    epochs: u64,
-    /// Learning rate at its peak
-    #[arg(long, default_value_t = 1.5e-4)]
-    rate: f64,
+    /// What a round is to do, as `POST /v1/rounds` takes it; what it does not say is as the server thinks best
+    #[arg(long, default_value = "{}", value_name = "JSON", value_parser = plan)]
+    plan: Value,
     /// Users
     #[arg(long, default_value_t = 50)]
     users: usize,
-    /// Share of thumbs that slip
+    /// They give thumbs in place of one to five stars
+    #[arg(long)]
+    thumbs: bool,
+    /// Share of what they say that slips: the opposite of what they think
     #[arg(long, default_value_t = 0.15)]
     slips: f64,
     /// Share of users who say the opposite of what they think
@@ -84,6 +81,11 @@ struct Options {
     /// Print the record as JSON
     #[arg(long)]
     json: bool,
+}
+
+fn plan(text: &str) -> Result<Value, String> {
+    let plan: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    if plan.is_object() { Ok(plan) } else { Err("an object is wanted".into()) }
 }
 
 /// A server in this process.
@@ -186,6 +188,11 @@ fn users(options: &Options, round: u64) -> Vec<User> {
         .collect()
 }
 
+/// What a user thinks of a picture: five stars when it is right, else one to three by how much of it is.
+fn stars(judged: &Judgement) -> i64 {
+    if judged.correct { 5 } else { 1 + (2.0 * judged.fraction).round() as i64 }
+}
+
 /// All users of a round ask, look and rate.
 async fn ask_and_rate(server: &Server, options: &Options, round: u64) -> (usize, usize) {
     let users = users(options, round);
@@ -195,8 +202,15 @@ async fn ask_and_rate(server: &Server, options: &Options, round: u64) -> (usize,
     let asking = stream::iter(users).map(async |user| {
         let body = json!({"prompt": user.prompt, "n": options.pictures, "user": user.name});
         for ((sample, picture), slips) in server.draw(&body).await.into_iter().zip(user.slips) {
-            let likes = judge(&user.requirement, &picture).correct != slips;
-            let said = json!({"sample_id": sample, "thumb": if likes { "up" } else { "down" }, "rater": user.name});
+            let judged = judge(&user.requirement, &picture);
+            let likes = judged.correct != slips;
+            let mut said = json!({"sample_id": sample, "rater": user.name});
+            if options.thumbs {
+                said["thumb"] = json!(if likes { "up" } else { "down" });
+            } else {
+                let stars = stars(&judged);
+                said["rating"] = json!(if slips { 6 - stars } else { stars });
+            }
             server.post("/v1/feedback", &said).await;
             up.fetch_add(usize::from(likes), Ordering::Relaxed);
             all.fetch_add(1, Ordering::Relaxed);
@@ -210,10 +224,9 @@ async fn ask_and_rate(server: &Server, options: &Options, round: u64) -> (usize,
 
 /// A round from its opening to its end.
 async fn learn(server: &Server, options: &Options, round: u64) -> Value {
-    let plan = json!({
-        "seed": options.seed, "lessons": options.lessons, "epochs": options.epochs, "rate": options.rate,
-        "suite": {"seed": 100 * options.seed + round, "draws": 150, "answers": 15},
-    });
+    let mut plan = options.plan.clone();
+    plan["seed"] = options.seed.into();
+    plan["suite"] = json!({"seed": 100 * options.seed + round, "draws": 300, "answers": 15});
     let opened = server.post("/v1/rounds", &plan).await;
     let path = format!("/v1/rounds/{}", opened["id"].as_str().unwrap());
     loop {
@@ -246,7 +259,7 @@ async fn story(options: Options) {
         let gain = &ended["report"]["verdict"]["gain"];
         let percent = |value: &Value| 100.0 * value.as_f64().unwrap_or(f64::NAN);
         println!(
-            "round {}: {all} thumbs, {:.0} % up; {}: the gate measured {:.1} % before, {:.1} % after{}; {:.0} s asking, {:.0} s learning",
+            "round {}: {all} opinions, {:.0} % good; {}: the gate measured {:.1} % before, {:.1} % after{}; {:.0} s asking, {:.0} s learning",
             round + 1,
             100.0 * up as f64 / all as f64,
             ended["status"].as_str().unwrap(),

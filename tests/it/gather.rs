@@ -18,7 +18,7 @@ use ulm::store::{Kept, RatedCall, digest};
 use ulm::train::TrainError;
 use ulm::train::corl::rollout::roll;
 use ulm::train::player::Player;
-use ulm::train::round::gather::{Taking, corrected, is_held_out, lessons, votes};
+use ulm::train::round::gather::{Lessons, Taking, corrected, is_held_out, lessons, votes};
 
 use super::swap::changed;
 
@@ -95,7 +95,7 @@ fn heard(rated: &[RatedCall]) -> BTreeMap<SampleId, Heard> {
     hear(&votes(rated), |_| None, Listening { cap: 1.0, ..Listening::default() }).0
 }
 
-const TAKING: Taking = Taking { cap: 2.0 };
+const TAKING: Taking = Taking { cap: 2.0, hold: 0.0 };
 
 #[test]
 fn what_was_said_becomes_advantages() {
@@ -123,6 +123,13 @@ fn what_was_said_becomes_advantages() {
         assert!((lesson.guidance - model.defaults().guidance).abs() < 1e-6 && lesson.temperature == 1.0);
         assert!(lesson.tries.iter().all(|one| one.importance.is_empty() && one.sampled.len() == one.tokens.len()));
     }
+
+    // Beside what is said, each may earn the same; what tells nothing still tells nothing.
+    let held = lessons(&rated, &heard(&rated), &model, Taking { hold: 0.5, ..TAKING }, young, &mut picture).unwrap();
+    let advantages = |all: &Lessons| -> Vec<f64> {
+        all.lessons.iter().flat_map(|lesson| &lesson.tries).map(|one| one.advantage).collect()
+    };
+    assert_eq!(advantages(&held), advantages(&all).into_iter().map(|earned| earned + 0.5).collect::<Vec<_>>());
 
     // Weights that are not young are not learned from; what other young ones drew weighs what it must.
     let none = lessons(&rated, &heard(&rated), &model, TAKING, |_| false, &mut picture).unwrap();

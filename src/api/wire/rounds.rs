@@ -36,6 +36,9 @@ pub struct Request {
     /// Learning rate at its peak.
     #[schema(minimum = 0, maximum = 0.01)]
     rate: Option<f64>,
+    /// What every logged sample earns beside what was said of it, so that the weights stay among what people saw.
+    #[schema(minimum = 0, maximum = 10)]
+    hold: Option<f64>,
     /// Held-out work that the candidate is judged by.
     suite: Option<SuiteRequest>,
 }
@@ -82,11 +85,12 @@ impl Request {
         whole("lessons", self.lessons, 1, 256)?;
         whole("anew", self.anew, 0, 64)?;
         whole("steps", self.steps, 0, 10_000)?;
-        if let Some(rate) = self.rate {
-            if !(0.0..=0.01).contains(&rate) {
-                return Err(ApiError::invalid("rate", format!("`rate` must be from 0 to 0.01, not {rate}.")));
+        for (name, value, most) in [("rate", self.rate, 0.01), ("hold", self.hold, 10.0)] {
+            let Some(value) = value else { continue };
+            if !(0.0..=most).contains(&value) {
+                return Err(ApiError::invalid(name, format!("`{name}` must be from 0 to {most}, not {value}.")));
             }
-            plan.insert("rate".into(), rate.into());
+            plan.insert(name.into(), value.into());
         }
         if let Some(SuiteRequest { seed, draws, answers }) = self.suite {
             for (name, value, least, most) in

@@ -81,6 +81,10 @@ pub struct Lessons {
 pub struct Taking {
     /// Most of π_base / π_drawn that a token weighs.
     pub cap: f32,
+    /// What every sample earns beside what is said of it, good or bad. Nobody looks at what the weights would draw once they have moved, so
+    /// without this all that keeps them among the pictures that people saw is that their steps are without noise: probability leaks to
+    /// tokens that were never drawn, and no lesson calls it back (AsymRE, arXiv 2506.20520; measured in ARCHITECTURE.md's log).
+    pub hold: f64,
 }
 
 /// Lessons for `base` from what was judged. `age` says how many promotions ago a version was live; those older than it knows are left
@@ -149,6 +153,7 @@ pub fn lessons(
             if lesson.is_mute() {
                 continue;
             }
+            lesson.tries.iter_mut().for_each(|one| one.advantage += taking.hold);
             if version != base.version() {
                 lesson.renew(base, taking.cap)?;
             }

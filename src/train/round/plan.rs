@@ -22,6 +22,8 @@ pub struct Plan {
     pub oldest: i64,
     /// Most that a token of older weights weighs.
     pub importance: f32,
+    /// What every logged sample earns beside what was said of it, so that the weights stay among what was seen.
+    pub hold: f64,
     /// Most that one rater's votes weigh, as a share of all.
     pub loudest: f64,
     /// What the candidate is judged by.
@@ -32,13 +34,14 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             seed: 1,
-            epochs: 1,
-            lessons: 12,
+            epochs: 2,
+            lessons: 24,
             anew: 8,
             steps: 100,
-            rate: 1.5e-4,
+            rate: 3e-4,
             oldest: 2,
             importance: 2.0,
+            hold: 1.0,
             loudest: 0.25,
             suite: Suite { seed: 3, draws: 100, answers: 20 },
         }

@@ -330,7 +330,7 @@ impl Rounds {
         let judge = |vote: &Vote<SampleId>| tasting.foretold.get(&(vote.sample, vote.rater.as_str())).copied();
         let listening = Listening { cap: plan.loudest, ..Listening::default() };
         let (heard, raters) = hear(&votes, judge, listening);
-        let taking = Taking { cap: plan.importance };
+        let taking = Taking { cap: plan.importance, hold: plan.hold };
         let lessons = lessons(&rated, &heard, base, taking, is_young, &mut picture)?;
         let corrected = corrected(&rated, &mut picture)?;
         let taste = tasting.taste(&votes, &raters);
