@@ -21,7 +21,7 @@ async fn until<T>(what: &str, mut find: impl AsyncFnMut() -> Option<T>) -> T {
         if let Some(found) = find().await {
             return found;
         }
-        assert!(start.elapsed() < Duration::from_secs(240), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(600), "{what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -296,20 +296,20 @@ fn now_ms() -> i64 {
     ulm::api::now_ms()
 }
 
-/// The whole way on the demo model: a round whose candidate the gate passes, because what is live was dulled; its trial; its end.
+/// The whole way on the demo model: a round whose candidate the gate passes, because what is live was muddled; its trial; its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_candidate_that_the_gate_passes_is_tried_and_its_round_ends_with_the_trial() {
     let app = TestApp::demo_with(&["--learn", "--canary-share", "0.5", "--canary-votes", "20"]);
     let home = app.engine.model();
     let kept = ledger(app.data.path()).await;
-    let dull = publish_model(&kept, &gate::dulled(&home, 0.75)).await;
-    promote(&app, &dull).await;
-    serves(&app, &dull).await;
+    let muddled = publish_model(&kept, &gate::muddled(&home)).await;
+    promote(&app, &muddled).await;
+    serves(&app, &muddled).await;
     // As if the worker that made the candidate had been cut off before the gate.
-    let plan = json!({"suite": {"seed": 9, "draws": 10, "answers": 5}}).to_string();
+    let plan = json!({"suite": {"seed": 9, "draws": 9, "answers": 0}}).to_string();
     let round = Round {
         state: RoundState::Judging,
-        base: Some(Version(dull.clone())),
+        base: Some(Version(muddled.clone())),
         candidate: Some(home.version().clone()),
         ..Round::open("ann".into(), plan, 0, now_ms())
     };
@@ -333,7 +333,7 @@ async fn a_candidate_that_the_gate_passes_is_tried_and_its_round_ends_with_the_t
 
     let mut asked = 0;
     while kept.live().await.unwrap().unwrap().number == 2 {
-        people(&app.client, &app.url, asked..asked + 20, &dull).await;
+        people(&app.client, &app.url, asked..asked + 20, &muddled).await;
         asked += 20;
         assert!(asked < 200);
     }
