@@ -12,12 +12,14 @@ use anyhow::{Context as _, bail};
 use uuid::Uuid;
 
 use crate::config::{Learn, When};
+use crate::domain::trial::Terms;
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
 use crate::follow::Follower;
 use crate::model::Defaults;
 use crate::store::Ledger;
 use crate::train::round::Rounds;
 use crate::train::round::plan::Policy;
+use crate::watch::Watch;
 use crate::{api, log, serve};
 
 /// A thread that works on rounds.
@@ -27,13 +29,14 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Works in the background of `engine` from now on; checkpoints are kept below `data`. `served` is how pictures are drawn for people.
+    /// Works in the background of `engine` from now on; checkpoints are kept below `data`. `canary` is how candidates are tried, `served`
+    /// how pictures are drawn for people.
     ///
     /// # Errors
     /// When the folder cannot be used.
     pub fn start(
         data: &Path,
-        when: &When,
+        (when, canary): (&When, Option<Terms>),
         ledger: &Ledger,
         engine: &EngineHandle,
         served: Defaults,
@@ -55,6 +58,7 @@ impl Learner {
             owner,
             served,
             policy,
+            canary,
             stop: Arc::clone(&stop),
             now_ms: api::now_ms,
         };
@@ -112,14 +116,18 @@ pub async fn run(options: &Learn) -> anyhow::Result<()> {
     }
     let limits = EngineOptions { rows: 64, background_rows: 64, ..EngineOptions::default() };
     let engine = Engine::spawn(model, limits).context("the engine cannot start")?;
-    let follower = Follower::begin(ledger.clone(), engine.clone(), api::now_ms()).await?;
+    let follower = Follower::begin(ledger.clone(), engine.clone(), api::now_ms).await?;
     let version = engine.model().version().0.clone();
     let following = tokio::spawn(follower.run());
-    let learner = Learner::start(&options.storage.data, &options.when, &ledger, &engine, served)?;
+    let watch = Watch::new(ledger.clone(), options.canary.watch.unwrap_or(true), api::now_ms);
+    let watching = tokio::spawn(watch.run());
+    let when = (&options.when, options.canary.terms());
+    let learner = Learner::start(&options.storage.data, when, &ledger, &engine, served)?;
     tracing::info!(version, "working on rounds");
     tokio::signal::ctrl_c().await.context("signals cannot be heard")?;
     learner.stop();
     following.abort();
+    watching.abort();
     engine.halt(Halt::Now);
     tokio::task::spawn_blocking(move || {
         learner.join();

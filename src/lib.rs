@@ -1,8 +1,8 @@
 //! ULM Server: a unified multimodal model (Janus-Pro, ULM-R1) that draws and answers behind an OpenAI-style API.
 //!
 //! Floors, from the ground up; a file imports from its own folder and from lower floors only (`tests/it/floors.rs`):
-//! 0 `domain` · 1 `model`, `store`, `world` · 2 `critic`, `engine`, `picture` · 3 `reward` · 4 `api`, `follow`,
-//! `train` · 5 the rest.
+//! 0 `domain` · 1 `model`, `store`, `world` · 2 `critic`, `engine`, `picture`, `trial` · 3 `reward` · 4 `api`, `follow`,
+//! `train`, `watch` · 5 the rest.
 
 pub mod api;
 pub mod bench;
@@ -25,4 +25,6 @@ pub mod store;
 pub mod teach;
 pub mod telemetry;
 pub mod train;
+pub mod trial;
+pub mod watch;
 pub mod world;

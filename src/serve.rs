@@ -18,12 +18,14 @@ use candle_core::Device;
 use crate::api::{self, Defaults, Options, Scale, Service};
 use crate::config::Serve;
 use crate::demo;
+use crate::domain::trial::Share;
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
 use crate::follow::Follower;
 use crate::learn::Learner;
 use crate::log;
 use crate::model::Model;
 use crate::store::Ledger;
+use crate::watch::Watch;
 
 /// How long running requests may take to end once the server is told to stop, in seconds.
 const GRACE: u64 = 30;
@@ -92,10 +94,17 @@ pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Ru
     let served =
         crate::model::Defaults { guidance: checkpoint.defaults.guidance, temperature: checkpoint.defaults.temperature };
     let engine = Engine::spawn(checkpoint.model, limits).context("the engine cannot start")?;
-    let follower = Follower::begin(ledger.clone(), engine.clone(), api::now_ms()).await?;
-    let beside = vec![rt::spawn(log::retain(ledger.clone(), options.retention.clone())), rt::spawn(follower.run())];
-    let learning = match options.learning.learn {
-        true => Some(Learner::start(&options.storage.data, &options.learning.when, &ledger, &engine, served)?),
+    let follower = Follower::begin(ledger.clone(), engine.clone(), api::now_ms).await?;
+    let (canary, learns) = (&options.learning.canary, options.learning.learn);
+    let watch = Watch::new(ledger.clone(), canary.watch.unwrap_or(learns), api::now_ms);
+    let beside = vec![
+        rt::spawn(log::retain(ledger.clone(), options.retention.clone())),
+        rt::spawn(follower.run()),
+        rt::spawn(watch.run()),
+    ];
+    let when = (&options.learning.when, canary.terms());
+    let learning = match learns {
+        true => Some(Learner::start(&options.storage.data, when, &ledger, &engine, served)?),
         false => None,
     };
     let service = web::Data::new(Service::new(
@@ -108,7 +117,8 @@ pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Ru
             admin_keys: options.admin_keys.clone(),
             body_limit: usize::from(options.body_limit) << 20,
             secret,
-            learns: options.learning.learn,
+            learns,
+            trials: canary.terms_with(Share::TENTH),
             scale: Scale { least: options.rating[0], most: options.rating[1] },
         },
     ));

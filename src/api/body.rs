@@ -55,6 +55,18 @@ impl Bodies {
             .map_err(|_| ApiError::slow())?
     }
 
+    /// Reads the JSON body of `request`, or nothing where it has none.
+    ///
+    /// # Errors
+    /// As [`Bodies::json`].
+    pub async fn json_or_none(&self, request: &HttpRequest, payload: Payload) -> Result<Option<Body>, ApiError> {
+        if request.headers().contains_key(CONTENT_TYPE) {
+            return self.json(request, payload).await.map(Some);
+        }
+        let body = tokio::time::timeout(PATIENCE, self.collect(payload, 0)).await.map_err(|_| ApiError::slow())??;
+        if body.bytes.is_empty() { Ok(None) } else { Err(ApiError::media_type("application/json")) }
+    }
+
     async fn collect(&self, mut payload: Payload, declared: usize) -> Result<Body, ApiError> {
         let mut body = Body { bytes: BytesMut::new(), _share: None };
         let mut share = 0;

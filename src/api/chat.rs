@@ -15,7 +15,7 @@ use super::wire::chat_reply::{
     Alternative, Choice, Chunk, ChunkChoice, Delta, Logprobs, Reply, Said, TokenLogprob, Usage, finish_reason,
 };
 use super::wire::from_json;
-use super::{Service, collect, now, sse};
+use super::{Asker, Service, collect, now, sse};
 use crate::domain::id::{BlobId, SampleId};
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::Sampling;
@@ -57,24 +57,24 @@ pub async fn create(
     // All versions read prompts alike.
     let reader = service.engine.model();
     let native = Native { temperature: service.defaults.answer_temperature };
-    let served = service.clone();
-    let (name, model, samplings, form, keep, prompt, asked, files) = service
+    let (served, key) = (service.clone(), key_name(&service.keys, request.headers()));
+    let (name, model, samplings, form, keep, key, prompt, asked, files) = service
         .blocking(move || {
             let chat = from_json::<Request>(body.bytes())?.parse(native, rand::random())?;
-            drop(body);
             let Chat { model: name, conversation, samplings, form, keep } = chat;
-            let model = served.pick(Some(&name))?;
+            let asker = Asker { person: keep.person.as_deref(), key: &key, body: body.bytes() };
+            let model = served.pick(Some(&name), asker)?;
+            drop(body);
             let (answer, files) = conversation.decode()?;
             let prompt = reader.prompter().answer(&answer).map_err(|error| ApiError::prompt("messages", &error))?;
             let asked = by_digest(&answer, &files).map_err(|cause| ApiError::internal(&cause))?;
-            Ok((name, model, samplings, form, keep, prompt, asked, files))
+            Ok((name, model, samplings, form, keep, key, prompt, asked, files))
         })
         .await?;
     let prompt_tokens = prompt.len();
     let n = samplings.len();
     let submission = Submission { work: Work::Answer(prompt), samplings: samplings.clone(), lane: Lane::Interactive };
     let events = service.engine.submit_to(&model, submission).map_err(|error| ApiError::submit("messages", &error))?;
-    let key = key_name(&service.keys, request.headers());
     let asking = Asking { model: &model, name: &name, keep: &keep, key, prompt_tokens };
     let mut keeper = Keeper::answering(&service, asking, asked, files);
     let head =

@@ -12,7 +12,7 @@ use super::error::{ApiError, Failures};
 use super::keep::{Asking, Keeper};
 use super::wire::from_json;
 use super::wire::images::{Drawing, Item, Native, Reply, Request, Usage};
-use super::{Defaults, Service, collect, now};
+use super::{Asker, Defaults, Service, collect, now};
 use crate::domain::id::SampleId;
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::Sampling;
@@ -47,20 +47,21 @@ pub async fn generate(
     let reader = service.engine.model();
     let Defaults { guidance, temperature, .. } = service.defaults;
     let native = Native { side: reader.config().image_size(), guidance, temperature };
-    let (drawing, prompt) = service
+    let (served, key) = (service.clone(), key_name(&service.keys, request.headers()));
+    let (drawing, model, prompt, key) = service
         .blocking(move || {
             let drawing = from_json::<Request>(body.bytes())?.parse(native, rand::random())?;
+            let asker = Asker { person: drawing.keep.person.as_deref(), key: &key, body: body.bytes() };
+            let model = served.pick(drawing.model.as_deref(), asker)?;
             let prompt = reader.prompter().draw(&drawing.draw).map_err(|error| ApiError::prompt("prompt", &error))?;
-            Ok((drawing, prompt))
+            Ok((drawing, model, prompt, key))
         })
         .await?;
-    let model = service.pick(drawing.model.as_deref())?;
     let text_tokens = prompt.conditional.len();
     let submission =
         Submission { work: Work::Draw(prompt), samplings: drawing.samplings.clone(), lane: Lane::Interactive };
     let events = service.engine.submit_to(&model, submission).map_err(|error| ApiError::submit("prompt", &error))?;
     let name = drawing.model.as_deref().unwrap_or(&service.name);
-    let key = key_name(&service.keys, request.headers());
     let asking = Asking { model: &model, name, keep: &drawing.keep, key, prompt_tokens: text_tokens };
     let mut keeper = Keeper::drawing(&service, asking, &drawing.draw);
 

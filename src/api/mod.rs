@@ -30,6 +30,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, Route, guard, web};
 use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use self::auth::Keys;
@@ -39,6 +40,7 @@ use self::feedback::Pace;
 use self::links::Links;
 use self::wire::models::ModelCard;
 use crate::domain::sample::{Sample, Version};
+use crate::domain::trial::Terms;
 use crate::engine::EngineHandle;
 use crate::engine::command::{Event, Events};
 use crate::model::Model;
@@ -74,6 +76,8 @@ pub struct Options {
     pub secret: [u8; 64],
     /// This server works on training rounds.
     pub learns: bool,
+    /// How versions are tried by hand; the share is the request's.
+    pub trials: Terms,
     /// The range of ratings.
     pub scale: Scale,
 }
@@ -90,6 +94,7 @@ pub struct Service {
     links: Links,
     pace: Pace,
     learns: bool,
+    trials: Terms,
     scale: Scale,
     /// Places for slow work (decoding, tokenising, encoding): no more of it at once than there are cores, and than eight,
     /// so that a flood of large pictures waits in its small files.
@@ -111,6 +116,7 @@ impl Service {
             links: Links::new(options.secret),
             pace: Pace::new(),
             learns: options.learns,
+            trials: options.trials,
             scale: options.scale,
             desks: Arc::new(Semaphore::new(cores.min(8))),
             started: now(),
@@ -145,13 +151,38 @@ impl Service {
         live.into_iter().chain(each).map(card).collect()
     }
 
-    /// The weights that answer for the model asked for; for none the live ones.
-    fn pick(&self, id: Option<&str>) -> Result<Arc<Model>, ApiError> {
-        let Some(id) = id.filter(|id| *id != self.name) else { return Ok(self.engine.model()) };
+    /// The weights that answer for the model asked for; for none the live ones, or those on trial where `asker` is drawn for them.
+    fn pick(&self, id: Option<&str>, asker: Asker<'_>) -> Result<Arc<Model>, ApiError> {
+        let Some(id) = id.filter(|id| *id != self.name) else {
+            let is_tried = self.engine.trial().is_some();
+            return Ok(if is_tried { self.engine.model_for(&asker.name()) } else { self.engine.model() });
+        };
         let asked = id.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('@'));
         let mut models = self.engine.models().into_iter();
         let found = asked.and_then(|asked| models.find(|model| short(model.version()) == asked));
         found.ok_or_else(|| ApiError::model(id, &self.name))
+    }
+}
+
+/// Who asks, as trials tell people apart.
+struct Asker<'a> {
+    person: Option<&'a str>,
+    key: &'a str,
+    /// The whole request.
+    body: &'a [u8],
+}
+
+impl Asker<'_> {
+    /// The person whom the client names, who always gets the same weights; where it names nobody, each request is somebody of its own.
+    fn name(&self) -> String {
+        match self.person {
+            Some(person) => format!("person {person}"),
+            None => {
+                let digest = Sha256::digest(self.body);
+                let request: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("key {} request {request}", self.key)
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! Bounds are checked here, so that what comes out can be used as it is; help texts teach.
 //! Knows what can be set, and does nothing.
 
+mod canary;
 mod train;
 
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::canary::Canary;
 pub use self::train::{
     Data, Merge, MergeName, PairingName, Preset, Pretrain, RewardName, ScaleName, ScoredName, Train, TrainStage,
 };
@@ -314,6 +316,8 @@ pub struct Learning {
     pub learn: bool,
     #[command(flatten)]
     pub when: When,
+    #[command(flatten)]
+    pub canary: Canary,
 }
 
 /// Works on training rounds beside the servers of a ledger.
@@ -323,6 +327,8 @@ pub struct Learn {
     pub storage: Storage,
     #[command(flatten)]
     pub when: When,
+    #[command(flatten)]
+    pub canary: Canary,
     /// The checkpoint that the servers begin with: a folder in the Hugging Face Janus layout [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,

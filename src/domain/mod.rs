@@ -6,3 +6,4 @@ pub mod record;
 pub mod round;
 pub mod sample;
 pub mod task;
+pub mod trial;

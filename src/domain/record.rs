@@ -74,6 +74,22 @@ pub enum Opinion {
     Comment(String),
 }
 
+impl Opinion {
+    /// What it says of its own sample by itself, 0 (bad) to 1 (good). A comment says nothing, a preference only of samples beside each
+    /// other, and a correction that the sample was wrong.
+    #[must_use]
+    pub fn value(&self) -> Option<f64> {
+        match self {
+            &Self::Rating { value, least, most } if most > least => {
+                Some(((value - least) / (most - least)).clamp(0.0, 1.0))
+            }
+            &Self::Thumb(up) => Some(f64::from(u8::from(up))),
+            Self::CorrectAnswer(_) | Self::CorrectPicture(_) => Some(0.0),
+            Self::Rating { .. } | Self::Preferred { .. } | Self::Comment(_) => None,
+        }
+    }
+}
+
 /// An opinion, and whose it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Feedback {

@@ -14,20 +14,23 @@ pub enum RoundState {
     Training,
     /// The gate compares its candidate with the live version.
     Judging,
+    /// The gate passed its candidate, which answers a share of the people.
+    Trying,
     /// Its candidate became live.
     Promoted,
-    /// The gate refused its candidate.
+    /// The gate refused its candidate, or people did.
     Refused,
     Failed,
     Cancelled,
 }
 
 impl RoundState {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Open,
         Self::Rolling,
         Self::Training,
         Self::Judging,
+        Self::Trying,
         Self::Promoted,
         Self::Refused,
         Self::Failed,
@@ -42,6 +45,7 @@ impl RoundState {
             Self::Rolling => "rolling",
             Self::Training => "training",
             Self::Judging => "judging",
+            Self::Trying => "trying",
             Self::Promoted => "promoted",
             Self::Refused => "refused",
             Self::Failed => "failed",
@@ -62,7 +66,8 @@ impl RoundState {
             (Self::Open, Self::Rolling)
             | (Self::Rolling, Self::Training)
             | (Self::Training, Self::Judging)
-            | (Self::Judging, Self::Promoted | Self::Refused) => true,
+            | (Self::Judging, Self::Trying | Self::Promoted | Self::Refused)
+            | (Self::Trying, Self::Promoted | Self::Refused) => true,
             (from, Self::Failed | Self::Cancelled) => !from.is_final(),
             _ => false,
         }
@@ -160,7 +165,7 @@ mod tests {
         }
         assert_eq!(
             way.iter().map(|state| state.word()).collect::<Vec<_>>(),
-            ["open", "rolling", "training", "judging", "promoted"]
+            ["open", "rolling", "training", "judging", "trying", "promoted"]
         );
     }
 }

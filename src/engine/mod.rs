@@ -27,6 +27,7 @@ use self::sampler::SamplerError;
 use self::scheduler::Limits;
 use self::shelf::Shelf;
 use crate::domain::sample::Version;
+use crate::domain::trial::Split;
 use crate::model::{Model, ModelError};
 
 /// Why a submission, or the engine itself, failed.
@@ -209,6 +210,31 @@ impl EngineHandle {
         self.shared.shelf.live()
     }
 
+    /// The weights that answer `who`: the live ones, or for some people those on trial.
+    #[must_use]
+    pub fn model_for(&self, who: &str) -> Arc<Model> {
+        self.shared.shelf.choose(who)
+    }
+
+    /// The weights on trial, and whom they answer.
+    #[must_use]
+    pub fn trial(&self) -> Option<(Version, Split)> {
+        self.shared.shelf.trial()
+    }
+
+    /// Lets other weights of the same model answer some people from now on, until others are promoted or the trial is ended.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::promote`].
+    pub fn begin_trial(&self, model: Arc<Model>, split: Split) -> Result<(), PromoteError> {
+        self.shared.shelf.begin_trial(model, split)
+    }
+
+    /// Lets the live weights answer everybody again. Work under way ends on the weights it began with.
+    pub fn end_trial(&self) {
+        self.shared.shelf.end_trial();
+    }
+
     /// All weights that may be asked for, the live ones first.
     #[must_use]
     pub fn models(&self) -> Vec<Arc<Model>> {
@@ -232,7 +258,7 @@ impl EngineHandle {
         self.shared.shelf.admit(model)
     }
 
-    /// Takes away weights beside the live ones that are not wanted; work with them goes on to its end.
+    /// Takes away weights beside the live ones that are not wanted and not on trial; work with them goes on to its end.
     pub fn retain(&self, wanted: impl Fn(&Version) -> bool) {
         self.shared.shelf.retain(wanted);
     }

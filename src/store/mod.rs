@@ -14,6 +14,7 @@ mod rounds;
 mod rows;
 mod schema;
 mod settings;
+mod trials;
 mod versions;
 mod writer;
 
@@ -27,8 +28,9 @@ pub use self::blobs::{Blobs, Fresh, digest};
 pub use self::calls::{CallFilter, Kept, Order, Task};
 pub use self::feedback::{Rated, Rating, Said, Target};
 pub use self::purge::{Purged, Stats};
-pub use self::rated::RatedCall;
+pub use self::rated::{RatedCall, Remark};
 pub use self::rounds::Move;
+pub use self::trials::{Beginning, Begun, Ending, Settled};
 pub use self::versions::Promoted;
 use self::writer::Writer;
 

@@ -146,7 +146,7 @@ impl Ledger {
             .await
     }
 
-    /// Ends an unfinished round by a person's hand; false when it has ended already, or there is none.
+    /// Ends an unfinished round by a person's hand, and the trial of its candidate; false when it has ended already, or there is none.
     ///
     /// # Errors
     /// When it is not durable.
@@ -155,8 +155,11 @@ impl Ledger {
             .write(move |connection| -> BoxFuture<'_, Result<bool, LedgerError>> {
                 Box::pin(async move {
                     let sql = "UPDATE rounds SET state = 'cancelled', changed_ms = $1 WHERE id = $2 \
-                               AND state IN ('open', 'rolling', 'training', 'judging')";
-                    let ended = sqlx::query(sql).bind(now_ms).bind(id.to_string()).execute(connection).await?;
+                               AND state IN ('open', 'rolling', 'training', 'judging', 'trying')";
+                    let ended = sqlx::query(sql).bind(now_ms).bind(id.to_string()).execute(&mut *connection).await?;
+                    let sql = "UPDATE trials SET state = 'withdrawn', ended_ms = $1, said = 'its round was cancelled' \
+                               WHERE round = $2 AND state = 'running'";
+                    sqlx::query(sql).bind(now_ms).bind(id.to_string()).execute(connection).await?;
                     Ok(ended.rows_affected() > 0)
                 })
             })

@@ -8,10 +8,11 @@ use sqlx::{Any, AssertSqlSafe, Pool, SqlSafeStr as _};
 use super::{Dialect, LedgerError};
 
 /// Versions in order; one that was released is never changed.
-const VERSIONS: [(&str, &str); 3] = [
+const VERSIONS: [(&str, &str); 4] = [
     ("ledger", include_str!("schema/0001_ledger.sql")),
     ("timings", include_str!("schema/0002_timings.sql")),
     ("rounds", include_str!("schema/0003_rounds.sql")),
+    ("canary", include_str!("schema/0004_canary.sql")),
 ];
 
 /// Brings the tables up to date.

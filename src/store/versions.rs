@@ -9,7 +9,7 @@ use sqlx::{AnyConnection, Row as _};
 use uuid::Uuid;
 
 use super::batch::{Batch, Value};
-use super::{Fresh, Ledger, LedgerError, calls, purge, rows};
+use super::{Fresh, Ledger, LedgerError, calls, purge, rows, trials};
 use crate::domain::id::BlobId;
 use crate::domain::round::{KnownVersion, Promotion};
 use crate::domain::sample::Version;
@@ -114,8 +114,8 @@ impl Ledger {
             .await
     }
 
-    /// Forgets the weights of a version, whose row stays to tell what it was. Those of the live version and of pinned ones are not
-    /// forgotten: false.
+    /// Forgets the weights of a version, whose row stays to tell what it was. Those of the live version, of one on trial and of pinned
+    /// ones are not forgotten: false.
     ///
     /// # Errors
     /// When it is not durable.
@@ -126,7 +126,7 @@ impl Ledger {
                 let id = version.0.clone();
                 Box::pin(async move {
                     let live = last(connection).await?;
-                    if live.is_some_and(|live| live.version.0 == id) {
+                    if live.is_some_and(|live| live.version.0 == id) || trials::is_on_trial(connection, &id).await? {
                         return Ok(None);
                     }
                     let sql = "UPDATE versions SET weights = NULL WHERE id = $1 AND pinned = 0";
@@ -183,7 +183,12 @@ impl Ledger {
     }
 }
 
-async fn promote(connection: &mut AnyConnection, next: &Promotion, token: String) -> Result<Promoted, LedgerError> {
+/// Makes `next` the next promotion, if it is; written twice with the same token it is the same.
+pub(super) async fn promote(
+    connection: &mut AnyConnection,
+    next: &Promotion,
+    token: String,
+) -> Result<Promoted, LedgerError> {
     let known = sqlx::query("SELECT 1 FROM versions WHERE id = $1").bind(next.version.0.clone());
     if known.fetch_optional(&mut *connection).await?.is_none() {
         return Ok(Promoted::Unknown);
@@ -214,7 +219,8 @@ async fn promote(connection: &mut AnyConnection, next: &Promotion, token: String
     first.map(Promoted::Lost).ok_or_else(|| LedgerError::Corrupt("a promotion failed and there is none".into()))
 }
 
-async fn last(connection: &mut AnyConnection) -> Result<Option<Promotion>, LedgerError> {
+/// The last promotion.
+pub(super) async fn last(connection: &mut AnyConnection) -> Result<Option<Promotion>, LedgerError> {
     let query = sqlx::query("SELECT * FROM promotions ORDER BY number DESC LIMIT 1");
     query.fetch_optional(connection).await?.as_ref().map(promotion).transpose()
 }

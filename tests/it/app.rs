@@ -67,7 +67,12 @@ impl TestApp {
 
     /// Another server over what this one keeps.
     pub fn beside(&self) -> Self {
-        Self::over(Arc::clone(&self.data), MODEL, Model::from_files(&files(), &Device::Cpu).unwrap(), &[])
+        self.beside_with(&[])
+    }
+
+    /// The same with further options of the command line.
+    pub fn beside_with(&self, options: &[&str]) -> Self {
+        Self::over(Arc::clone(&self.data), MODEL, Model::from_files(&files(), &Device::Cpu).unwrap(), options)
     }
 
     fn over(data: Arc<TempDir>, name: &str, model: Model, options: &[&str]) -> Self {

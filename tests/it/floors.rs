@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 24] = [
+const FLOORS: [(&str, u8); 26] = [
     ("domain", 0),
     ("model", 1),
     ("store", 1),
@@ -12,10 +12,12 @@ const FLOORS: [(&str, u8); 24] = [
     ("critic", 2),
     ("engine", 2),
     ("picture", 2),
+    ("trial", 2),
     ("reward", 3),
     ("api", 4),
     ("follow", 4),
     ("train", 4),
+    ("watch", 4),
     ("bench", TOP),
     ("bench_ledger", TOP),
     ("bench_train", TOP),

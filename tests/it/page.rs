@@ -320,6 +320,11 @@ fn an_operator_sees_rounds_and_changes_versions() {
     page.click("#learning summary");
     page.wait_for("document.querySelectorAll('#versions article').length === 2");
     let button = |version: &str| format!("#versions article:has(button[aria-label*='{}']) button", &version[..12]);
+    page.click("#versions button[aria-label^='Try it']");
+    page.click("#versions button[data-sure]");
+    page.wait_for("[...document.querySelectorAll('#versions header')].some((h) => h.textContent.includes('on trial'))");
+    page.wait_for("document.querySelector('#versions').textContent.includes('200 more are wanted')");
+    keep(&mut page, "trial");
     page.click(&button(&next));
     page.wait_for(
         "[...document.querySelectorAll('#versions button')].some((b) => b.textContent === 'Really make it live?')",

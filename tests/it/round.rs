@@ -1,6 +1,7 @@
 //! A training round from feedback to verdict on the demo model, in a server that goes on serving; and one that is killed in every state.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -60,7 +61,7 @@ const ENDED: [&str; 4] = ["promoted", "refused", "failed", "cancelled"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_users_said_becomes_a_candidate_and_a_verdict() {
-    let app = TestApp::demo_with(&["--learn"]);
+    let app = TestApp::demo_with(&["--learn", "--canary-share", "0"]);
     let home = app.engine.model().version().0.clone();
     users(&app.client, &app.url).await;
     let opened = app.post("/v1/rounds", &plan()).await;
@@ -126,6 +127,32 @@ async fn what_users_said_becomes_a_candidate_and_a_verdict() {
     assert_eq!(app.get("/v1/rounds?limit=0").await.refusal().3.as_deref(), Some("limit"));
 }
 
+/// A server that does not learn, and a process that does over the same ledger.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_is_worked_on_in_a_process_of_its_own() {
+    let data = tempfile::tempdir().unwrap();
+    let client = reqwest::Client::new();
+    let (mut server, url) = crash::start_with(data.path(), &[]);
+    users(&client, &url).await;
+    let opened = client.post(format!("{url}/v1/rounds")).json(&plan()).send().await.unwrap();
+    let id = opened.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned();
+    assert_eq!(get(&client, &format!("{url}/v1/rounds/{id}")).await["status"], "open");
+
+    let mut learner = Command::new(env!("CARGO_BIN_EXE_ulm"));
+    learner.args(["learn", "--log", "error", "--canary-share", "0", "--data"]).arg(data.path());
+    let mut learner = learner.spawn().unwrap();
+    let round = reaches(&client, &url, &id, &ENDED).await;
+    assert!(["promoted", "refused"].contains(&round["status"].as_str().unwrap()), "{round:#}");
+    assert_eq!(round["report"]["verdict"]["gain"]["tasks"], 60);
+    // It ends when it is told to, and the server goes on.
+    assert!(Command::new("kill").args(["-INT", &learner.id().to_string()]).status().unwrap().success());
+    assert!(learner.wait().unwrap().success());
+    let drawn = client.post(format!("{url}/v1/images/generations")).json(&json!({"prompt": "a star"}));
+    assert_eq!(drawn.send().await.unwrap().status(), 200);
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
 /// Nobody works on it where nobody learns; it can be cancelled, and is never taken up after that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_round_waits_for_a_server_that_learns_and_can_be_cancelled() {
@@ -146,7 +173,7 @@ async fn a_round_waits_for_a_server_that_learns_and_can_be_cancelled() {
 async fn a_round_that_was_killed_goes_on() {
     let data = tempfile::tempdir().unwrap();
     let client = reqwest::Client::new();
-    let start = |data: &Path| crash::start_with(data, &["--learn"]);
+    let start = |data: &Path| crash::start_with(data, &["--learn", "--canary-share", "0"]);
     let (mut child, mut url) = start(data.path());
     users(&client, &url).await;
     let opened = client.post(format!("{url}/v1/rounds")).json(&plan()).send().await.unwrap();

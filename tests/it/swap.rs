@@ -16,8 +16,8 @@ use ulm::store::{Blobs, Ledger, Promoted};
 use super::app::{MODEL, TestApp, chat};
 use super::crash;
 
-/// The ledger of a server in this process.
-async fn ledger(data: &std::path::Path) -> Ledger {
+/// The ledger of a server.
+pub async fn ledger(data: &std::path::Path) -> Ledger {
     Ledger::sqlite(&data.join("ledger.sqlite"), Blobs::folder(&data.join("blobs")).unwrap()).await.unwrap()
 }
 
@@ -47,7 +47,8 @@ async fn publish(ledger: &Ledger, version: &Version, file: Vec<u8>) {
     ledger.know(known, &[file]).await.unwrap();
 }
 
-async fn publish_model(ledger: &Ledger, model: &Model) -> String {
+/// Makes a model's version known; which it is.
+pub async fn publish_model(ledger: &Ledger, model: &Model) -> String {
     publish(ledger, model.version(), model.weights_file().unwrap()).await;
     model.version().0.clone()
 }
@@ -58,7 +59,7 @@ pub async fn another(app: &TestApp) -> String {
 }
 
 /// Waits until a server answers with `version`.
-async fn serves(app: &TestApp, version: &str) {
+pub async fn serves(app: &TestApp, version: &str) {
     let start = Instant::now();
     while app.get("/health").await.json()["model_version"] != version {
         assert!(start.elapsed() < Duration::from_secs(20), "{}", app.get("/health").await.text());
@@ -66,7 +67,8 @@ async fn serves(app: &TestApp, version: &str) {
     }
 }
 
-async fn promote(app: &TestApp, version: &str) -> Value {
+/// Makes a version live by hand.
+pub async fn promote(app: &TestApp, version: &str) -> Value {
     let reply = app.post(&format!("/v1/versions/{version}/promote"), &json!({})).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply.json()

@@ -85,7 +85,7 @@ const number = (id) => ($(id).value === "" ? undefined : Number($(id).value));
 
 // --- feedback ------------------------------------------------------------------------------------------------------
 
-/** This browser's name among raters. Not randomUUID, which pages on plain http do not have. */
+/** This browser's name among raters, and among those who ask. Not randomUUID, which pages on plain http do not have. */
 const RATER = localStorage.getItem("rater") ?? `page-${crypto.getRandomValues(new BigUint64Array(2)).join("-")}`;
 localStorage.setItem("rater", RATER);
 const KINDS = ["thumb", "preferred", "correction"];
@@ -194,7 +194,7 @@ async function draw(event) {
   note($("draw-note"), "Drawing…");
   const start = performance.now();
   try {
-    const body = { prompt, n, seed: number("seed"), cfg_weight: number("guidance"), temperature: number("temperature") };
+    const body = { prompt, n, seed: number("seed"), cfg_weight: number("guidance"), temperature: number("temperature"), user: RATER };
     const reply = await json("POST", "/v1/images/generations", body);
     gallery.replaceChildren(...reply.data.map((item) => figure(item, prompt, samplesOf(reply))));
     remember("drawn", { ...reply, prompt });
@@ -283,7 +283,7 @@ async function ask(event) {
   $("ask-go").disabled = true;
   note($("ask-note"), "");
   try {
-    const body = { model, messages: [{ role: "user", content }], stream: true };
+    const body = { model, messages: [{ role: "user", content }], stream: true, user: RATER };
     const response = await call("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal: stop.signal });
     let text = "";
     let head, sample;

@@ -49,25 +49,45 @@ function round({ status, created, candidate, report, id }) {
   return node;
 }
 
+/** Share of the people who get a version that is put on trial from here. */
+const TENTH = 0.1;
+
+/** How a version on trial stands, or how its last trial ended. */
+function trial({ status, share, until, standing, said }) {
+  if (status !== "running") return [`Its trial: ${status}. ${said ?? ""}`];
+  const mean = ({ mean, raters }) => (raters ? `${percent(mean)} (${raters} raters)` : "nothing yet");
+  const head = `On trial with ${percent(share)} of the people, until ${when(until)} at the latest`;
+  if (!standing) return [head];
+  const { candidate, live, votes, beside, missing, against, limit } = standing;
+  return [
+    head,
+    `liked: ${mean(candidate)}; the live version in the same time: ${mean(live)}`,
+    `${votes} raters count so far, each beside ${beside} of the live version; ${missing} more are wanted. Evidence that it is worse: ${against.toFixed(1)} of ${limit}`,
+  ];
+}
+
 /** One version, with what may be done with it. */
 function version(card, { promotions }) {
   const node = element("article", { className: "version" });
   const origin = card.parent ? `from ${digits(card.parent)}` : "from outside";
   const gain = card.scores?.gain;
-  const state = card.live ? " · live" : card.available ? "" : " · not kept";
+  const tried = card.trial?.status === "running";
+  const state = card.live ? " · live" : tried ? " · on trial" : card.available ? "" : " · not kept";
   node.append(element("header", { textContent: `${digits(card.id)}${state}` }), element("p", {
     className: "soft",
     textContent: `${when(card.created)}, ${origin}${gain ? `, ${percent(gain.live)} → ${percent(gain.candidate)}` : ""}`,
   }));
-  const way = card.live ? promotions.some(({ version }) => version !== card.id) && "rollback" : card.available && "promote";
-  if (way) {
-    const names = { promote: ["Make it live", "Really make it live?"], rollback: ["Take it back", "Really take it back?"] };
-    const button = element("button", { type: "button", textContent: names[way][0], ariaLabel: `${names[way][0]}: ${digits(card.id)}` });
+  if (card.trial) node.append(...trial(card.trial).map((line) => element("p", { className: "soft", textContent: line })));
+  const ways = card.live
+    ? promotions.some(({ version }) => version !== card.id) ? [["rollback", "Take it back", {}]] : []
+    : card.available ? [["promote", "Make it live", {}], tried ? ["rollback", "Withdraw it", {}] : ["promote", "Try it with a tenth", { share: TENTH }]] : [];
+  for (const [way, name, body] of ways) {
+    const button = element("button", { type: "button", textContent: name, ariaLabel: `${name}: ${digits(card.id)}` });
     button.addEventListener("click", () => sure(button, () => act(async () => {
-      await json("POST", `/v1/versions/${card.id}/${way}`, {});
+      await json("POST", `/v1/versions/${card.id}/${way}`, body);
       // The server follows within a second.
       setTimeout(greet, 1500);
-    }), names[way][1]));
+    }), `Really ${name.toLowerCase()}?`));
     node.append(button);
   }
   return node;

@@ -148,7 +148,7 @@ pub struct RoundCard {
     pub id: String,
     #[schema(example = "round")]
     pub object: &'static str,
-    /// `open`, `rolling`, `training`, `judging`, `promoted`, `refused`, `failed` or `cancelled`.
+    /// `open`, `rolling`, `training`, `judging`, `trying`, `promoted`, `refused`, `failed` or `cancelled`.
     #[schema(example = "promoted")]
     pub status: &'static str,
     /// Unix seconds.

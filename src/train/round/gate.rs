@@ -38,7 +38,7 @@ pub enum Margin {
 
 impl Margin {
     /// The range that it may lie in, from what it was.
-    fn range(self, was: f64) -> (f64, f64) {
+    pub(super) fn range(self, was: f64) -> (f64, f64) {
         match self {
             Self::Fall(by) => (was - by, f64::INFINITY),
             Self::FallBy(share) => (was - share * was.abs(), f64::INFINITY),

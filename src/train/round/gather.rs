@@ -37,17 +37,11 @@ pub fn votes(rated: &[RatedCall]) -> Vec<Vote<SampleId>> {
     for feedback in rated.iter().flat_map(|rated| &rated.feedback) {
         let rater = feedback.rater.clone().unwrap_or_else(|| format!("key {}", feedback.key));
         let mut say = |sample, value| votes.push(Vote { sample, rater: rater.clone(), value });
-        match &feedback.opinion {
-            &Opinion::Rating { value, least, most } if most > least => {
-                say(feedback.sample, ((value - least) / (most - least)).clamp(0.0, 1.0));
-            }
-            &Opinion::Thumb(up) => say(feedback.sample, f64::from(u8::from(up))),
-            Opinion::Preferred { over } => {
-                say(feedback.sample, 1.0);
-                over.iter().for_each(|&other| say(other, 0.0));
-            }
-            Opinion::CorrectAnswer(_) | Opinion::CorrectPicture(_) => say(feedback.sample, 0.0),
-            Opinion::Rating { .. } | Opinion::Comment(_) => {}
+        if let Opinion::Preferred { over } = &feedback.opinion {
+            say(feedback.sample, 1.0);
+            over.iter().for_each(|&other| say(other, 0.0));
+        } else if let Some(value) = feedback.opinion.value() {
+            say(feedback.sample, value);
         }
     }
     votes

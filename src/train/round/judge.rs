@@ -168,8 +168,11 @@ pub fn compare(live: &Looks, candidate: &Looks, drew: bool, answered: bool) -> (
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng};
+
     use super::super::gate::decide;
     use super::*;
+    use crate::world::Dice;
 
     fn looks(drawn: usize, answered: usize) -> Looks {
         let of = |right: usize| (0..200).map(|at| f64::from(u8::from(at < right))).collect();
@@ -193,5 +196,43 @@ mod tests {
         dull.facts.insert("backgrounds, bits", 0.5);
         let refused = verdict(&live, &dull, true, false);
         assert!(!refused.promote && refused.reasons[0].contains("backgrounds"), "{:?}", refused.reasons);
+    }
+
+    /// Looks of a version that does so large a share of the tasks, by chance.
+    fn by_chance(drawn: f64, answered: f64, dice: &mut Dice) -> Looks {
+        let mut of = |share: f64| (0..200).map(|_| f64::from(u8::from(dice.random_bool(share)))).collect();
+        let facts = MARGINS.iter().map(|(name, _)| (*name, 1.0)).collect();
+        Looks { drawing: of(drawn), answering: of(answered), facts }
+    }
+
+    /// Worse in what was practised; or better in it, at the cost of what nobody rewarded.
+    #[test]
+    fn of_a_hundred_bad_candidates_none_is_promoted_and_of_equal_ones_at_most_five() {
+        let verdict = |seed: u64, candidate: &dyn Fn(&mut Dice) -> Looks| {
+            let mut dice = Dice::seed_from_u64(seed);
+            let (live, candidate) = (by_chance(0.65, 0.9, &mut dice), candidate(&mut dice));
+            let (measures, guards) = compare(&live, &candidate, true, false);
+            decide(&measures, &guards, seed)
+        };
+        for seed in 0..100_u64 {
+            let (kind, at) = (seed % 4, usize::try_from(seed / 4).unwrap());
+            let bad = |dice: &mut Dice| match kind {
+                0 => by_chance(0.6 - 0.02 * at as f64, 0.9, dice),
+                1 => by_chance(0.9, 0.75, dice),
+                _ => {
+                    let (name, margin) = MARGINS[at % MARGINS.len()];
+                    let mut hacked = by_chance(0.9, 0.9, dice);
+                    let (least, most) = margin.range(1.0);
+                    let beyond = if kind == 2 || most == f64::INFINITY { least - 0.01 } else { most + 0.01 };
+                    hacked.facts.insert(name, if at == 24 { f64::NAN } else { beyond });
+                    hacked
+                }
+            };
+            let verdict = verdict(seed, &bad);
+            assert!(!verdict.promote, "candidate {seed}: {verdict:?}");
+            assert_eq!(verdict.gain.interval[0] > 0.0, kind > 0, "what is better is refused for another reason");
+        }
+        let equal = (0..100).filter(|&seed| verdict(seed, &|dice| by_chance(0.65, 0.9, dice)).promote).count();
+        assert!(equal <= 5, "{equal} of 100");
     }
 }

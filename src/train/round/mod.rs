@@ -10,6 +10,7 @@ pub mod judge;
 pub mod plan;
 pub mod stats;
 pub mod taste;
+mod trying;
 mod work;
 
 pub use work::Rounds;

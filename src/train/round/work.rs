@@ -20,17 +20,19 @@ use super::holding::{Held, Holding, LEASE_MS};
 use super::judge::{Looks, compare};
 use super::plan::{Plan, Policy};
 use super::taste::{Quality, Taste};
+use super::trying::by;
 use crate::domain::id::{BlobId, RoundId, SampleId};
 use crate::domain::picture::Picture;
 use crate::domain::round::{KnownVersion, Round, RoundState};
 use crate::domain::sample::Version;
+use crate::domain::trial::Terms;
 use crate::engine::EngineHandle;
 use crate::model::{Defaults, Model};
 use crate::picture::decode::{self, MAX_PIXELS};
 use crate::reward::answer::QaType;
 use crate::reward::human::{Listening, Rater, Vote, hear};
 use crate::reward::{Accuracy, AnswerReward, DrawReward, Format, Likeness, Mix, Variety};
-use crate::store::{Ledger, LedgerError, Move, Promoted, RatedCall};
+use crate::store::{Ledger, LedgerError, Move, RatedCall};
 use crate::train::TrainError;
 use crate::train::corl::exercise::{Exercise, Practice, Source};
 use crate::train::corl::{CorlOptions, CorlStage};
@@ -59,6 +61,8 @@ pub struct Rounds {
     pub served: Defaults,
     /// When rounds are opened without anybody's hand.
     pub policy: Option<Policy>,
+    /// How candidates that pass the gate are tried; none where they become live at once.
+    pub canary: Option<Terms>,
     pub stop: Arc<AtomicBool>,
     /// The time, Unix milliseconds.
     pub now_ms: fn() -> i64,
@@ -399,11 +403,16 @@ impl Rounds {
     ) -> Result<(), RoundError> {
         let live = self.runtime.block_on(self.ledger.live())?;
         let live = live.ok_or_else(|| RoundError::Failed("no version is live".into()))?;
-        let by = format!("round {}", round.id);
+        let by = by(round);
         if live.version == *candidate.version() && live.by == by {
             // It was promoted, and cut before it could say so.
             let with = self.still(round);
             return self.on(round, RoundState::Promoted, with);
+        }
+        if self.runtime.block_on(self.ledger.trial_of(round.id))?.is_some() {
+            // The same, and its trial has begun.
+            let with = self.still(round);
+            return self.on(round, RoundState::Trying, with);
         }
         let base = self.loaded(&live.version)?;
         let verdict = self.verdict(round, plan, [&base, candidate], holding)?;
@@ -411,21 +420,19 @@ impl Rounds {
         let mut report: Map<String, Value> =
             round.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         report.insert("verdict".into(), scores.clone());
-        let mut promoted = verdict.promote;
+        let mut to = if verdict.promote { RoundState::Promoted } else { RoundState::Refused };
         self.runtime.block_on(self.ledger.score(candidate.version().clone(), scores.to_string()))?;
-        if promoted {
+        if verdict.promote {
             let why = format!("the score rose from {:.3} to {:.3}", verdict.gain.live, verdict.gain.candidate);
-            let version = candidate.version().clone();
-            let promote = self.ledger.promote(version, live.number, by, why, (self.now_ms)());
-            if !matches!(self.runtime.block_on(promote)?, Promoted::Live(_)) {
-                promoted = false;
-                report.insert("lost".into(), "another version was promoted while it was judged".into());
+            to = self.publish(round, candidate.version(), live.number, why)?;
+            if to == RoundState::Refused {
+                let why = "another version was promoted, or put on trial, while it was judged";
+                report.insert("lost".into(), why.into());
             }
         }
-        let to = if promoted { RoundState::Promoted } else { RoundState::Refused };
         let with = Move { report: Some(Value::Object(report).to_string()), ..self.still(round) };
         self.on(round, to, with)?;
-        self.tidy(candidate.version(), promoted)?;
+        self.tidy(candidate.version(), to != RoundState::Refused)?;
         Ok(())
     }
 
@@ -450,9 +457,9 @@ impl Rounds {
     }
 
     /// Forgets weights that nobody will want: of a refused candidate, and of versions that were live long ago.
-    fn tidy(&self, candidate: &Version, promoted: bool) -> Result<(), RoundError> {
+    fn tidy(&self, candidate: &Version, passed: bool) -> Result<(), RoundError> {
         self.runtime.block_on(async {
-            if !promoted {
+            if !passed {
                 self.ledger.shed(candidate.clone()).await?;
             }
             let mut kept: Vec<Version> = Vec::new();
