@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
 use super::super::TrainError;
+use super::super::pretrain::asked as about;
 use super::rows::Rows;
 use crate::reward::answer::QaType;
 use crate::reward::{Asked, Wanted};
@@ -120,10 +121,11 @@ fn form(practice: Practice, dice: &mut Dice) -> Form {
 
 fn asked(scene: &Scene, question: question::Question) -> Asked {
     Asked {
-        picture: Arc::new(render(scene)),
+        conversation: about(&Arc::new(render(scene)), &question.text),
         solution: Some(format!("<answer>{}</answer>", question.answer)),
         kind: if question.form == Form::Choice { QaType::Choice } else { QaType::Open },
         problem: question.text,
+        item: None,
     }
 }
 
@@ -145,10 +147,10 @@ pub fn of_world(practice: Practice, dice: &mut Dice) -> Exercise {
     let question = question.or_else(|| question::ask(&scene, Kind::Count, form, dice));
     let question = question.map(|question| asked(&scene, question));
     let draw = Wanted {
-        prompt: caption.text,
         real: Some(Arc::new(render(&scene))),
         requirement: Some(caption.requirement),
         question: question.clone(),
+        ..Wanted::of(caption.text)
     };
     Exercise { draw: Some(draw), ask: question.filter(|_| practice == Practice::Unified) }
 }

@@ -20,6 +20,7 @@ use crate::train::TrainError;
 use crate::train::corl::advantage::{Scale, advantages};
 use crate::train::corl::exercise::Exercise;
 use crate::train::corl::lesson::{Lesson, LessonPrompt, Try};
+use crate::train::pretrain::asked as about;
 
 /// Requests whose digest begins below this, a tenth of them, are never learned from, so that there is something to judge by.
 const HELD_OUT: u8 = 26;
@@ -189,10 +190,11 @@ pub fn corrected(
                 (Asked::Answer(answer), Opinion::CorrectAnswer(text)) => match alone(answer) {
                     Some((blob, question)) => {
                         let ask = reward::Asked {
-                            picture: picture(blob)?,
+                            conversation: about(&picture(blob)?, &question),
                             problem: question,
                             solution: Some(format!("<answer>{text}</answer>")),
                             kind: QaType::Open,
+                            item: None,
                         };
                         Exercise { draw: None, ask: Some(ask) }
                     }
@@ -200,7 +202,7 @@ pub fn corrected(
                 },
                 (Asked::Draw(draw), Opinion::CorrectPicture(blob)) => {
                     let (prompt, real) = (draw.prompt.clone(), Some(picture(blob)?));
-                    Exercise { draw: Some(Wanted { prompt, real, requirement: None, question: None }), ask: None }
+                    Exercise { draw: Some(Wanted { real, ..Wanted::of(prompt) }), ask: None }
                 }
                 _ => continue,
             };
@@ -216,8 +218,7 @@ pub fn prompts(rated: &[RatedCall]) -> Vec<Exercise> {
     let asked = rated.iter().map(|rated| &rated.kept.call.asked).filter(|asked| !is_held_out(asked));
     let prompts: BTreeSet<&String> =
         asked.filter_map(|asked| if let Asked::Draw(draw) = asked { Some(&draw.prompt) } else { None }).collect();
-    let wanted = |prompt: &String| Wanted { prompt: prompt.clone(), real: None, requirement: None, question: None };
-    prompts.into_iter().map(|prompt| Exercise { draw: Some(wanted(prompt)), ask: None }).collect()
+    prompts.into_iter().map(|prompt| Exercise { draw: Some(Wanted::of(prompt.clone())), ask: None }).collect()
 }
 
 /// The picture and the words of a conversation that is one question about one picture.

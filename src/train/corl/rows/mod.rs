@@ -20,6 +20,7 @@ use rand::seq::SliceRandom;
 
 use super::super::TrainError;
 use super::exercise::{Exercise, Practice};
+use crate::train::pretrain::asked as about;
 use crate::domain::picture::Picture;
 use crate::reward::answer::QaType;
 use crate::reward::{Asked, Wanted};
@@ -166,18 +167,18 @@ impl Rows {
         }
         let asked = match (&picture, &row.problem) {
             (Some(picture), Some(problem)) => Some(Asked {
-                picture: Arc::clone(picture),
+                conversation: about(picture, problem),
                 problem: problem.clone(),
                 solution: row.solution.clone(),
                 kind: row.kind().unwrap_or(QaType::Open),
+                item: None,
             }),
             _ => None,
         };
         let draw = row.prompt.as_ref().map(|prompt| Wanted {
-            prompt: prompt.trim().to_owned(),
             real: picture.clone(),
-            requirement: None,
             question: asked.clone(),
+            ..Wanted::of(prompt.trim().to_owned())
         });
         Ok(match self.practice {
             Practice::Unified => Exercise { draw, ask: asked },
