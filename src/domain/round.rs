@@ -90,6 +90,8 @@ pub struct Round {
     pub candidate: Option<Version>,
     /// What the gate or an error said, JSON.
     pub report: Option<String>,
+    /// It waits until somebody says that it may go on.
+    pub paused: bool,
 }
 
 impl Round {
@@ -108,6 +110,7 @@ impl Round {
             base: None,
             candidate: None,
             report: None,
+            paused: false,
         }
     }
 }

@@ -17,6 +17,7 @@ mod demo;
 mod engine;
 mod engine_model;
 mod feedback;
+mod files;
 mod floors;
 mod full_disk;
 mod gather;
