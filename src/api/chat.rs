@@ -57,19 +57,18 @@ pub async fn create(
     // All versions read prompts alike.
     let reader = service.engine.model();
     let native = Native { temperature: service.defaults.answer_temperature };
-    let served = service.clone();
-    let (name, model, samplings, form, keep, prompt, asked, files) = service
+    let (name, samplings, form, keep, prompt, asked, files) = service
         .blocking(move || {
             let chat = from_json::<Request>(body.bytes())?.parse(native, rand::random())?;
             drop(body);
             let Chat { model: name, conversation, samplings, form, keep } = chat;
-            let model = served.pick(Some(&name))?;
             let (answer, files) = conversation.decode()?;
             let prompt = reader.prompter().answer(&answer).map_err(|error| ApiError::prompt("messages", &error))?;
             let asked = by_digest(&answer, &files).map_err(|cause| ApiError::internal(&cause))?;
-            Ok((name, model, samplings, form, keep, prompt, asked, files))
+            Ok((name, samplings, form, keep, prompt, asked, files))
         })
         .await?;
+    let model = service.pick(Some(&name)).await?;
     let prompt_tokens = prompt.len();
     let n = samplings.len();
     let submission = Submission { work: Work::Answer(prompt), samplings: samplings.clone(), lane: Lane::Interactive };

@@ -54,7 +54,7 @@ pub async fn generate(
             Ok((drawing, prompt))
         })
         .await?;
-    let model = service.pick(drawing.model.as_deref())?;
+    let model = service.pick(drawing.model.as_deref()).await?;
     let text_tokens = prompt.conditional.len();
     let submission =
         Submission { work: Work::Draw(prompt), samplings: drawing.samplings.clone(), lane: Lane::Interactive };

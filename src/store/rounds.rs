@@ -126,9 +126,7 @@ impl Ledger {
                         .await?;
                     match moved.rows_affected() {
                         0 => Ok(None),
-                        _ if change.to.is_final() => {
-                            purge::release(connection, &change.id.to_string()).await.map(Some)
-                        }
+                        _ if change.to.is_final() => purge::release(connection, &change.id.to_string()).await.map(Some),
                         _ => Ok(Some(vec![])),
                     }
                 })

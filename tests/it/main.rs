@@ -25,6 +25,7 @@ mod golden;
 mod gradients;
 mod http;
 mod images;
+mod jobs;
 mod learn;
 mod ledger;
 mod loading;

@@ -8,6 +8,8 @@ use super::super::error::ApiError;
 use crate::domain::id::RoundId;
 use crate::domain::round::Round;
 
+/// Largest whole number that every JSON reader keeps exactly.
+const SAFE: i64 = (1 << 53) - 1;
 /// Most rounds of a page.
 const MAX_PAGE: u32 = 100;
 
@@ -65,7 +67,6 @@ impl Request {
     /// # Errors
     /// The first parameter that is out of range.
     pub fn parse(self) -> Result<Opening, ApiError> {
-        const SAFE: i64 = (1 << 53) - 1;
         let mut plan = Map::new();
         let mut whole = |name: &str, value: Option<i64>, least: i64, most: i64| match value {
             Some(value) if !(least..=most).contains(&value) => {
@@ -88,18 +89,8 @@ impl Request {
             }
             plan.insert("rate".into(), rate.into());
         }
-        if let Some(SuiteRequest { seed, draws, answers }) = self.suite {
-            for (name, value, least, most) in
-                [("suite.seed", seed, 0, SAFE), ("suite.draws", draws, 10, 2000), ("suite.answers", answers, 5, 1000)]
-            {
-                if !(least..=most).contains(&value) {
-                    return Err(ApiError::invalid(
-                        name,
-                        format!("`{name}` must be from {least} to {most}, not {value}."),
-                    ));
-                }
-            }
-            plan.insert("suite".into(), json!({ "seed": seed, "draws": draws, "answers": answers }));
+        if let Some(suite) = self.suite {
+            plan.insert("suite".into(), suite.parse()?);
         }
         let since_ms = match self.since {
             Some(since) if !(0..=SAFE / 1000).contains(&since) => {
@@ -111,6 +102,24 @@ impl Request {
             since => since.map(|since| 1000 * since),
         };
         Ok(Opening { since_ms, plan: Value::Object(plan).to_string() })
+    }
+}
+
+impl SuiteRequest {
+    /// As a plan has it.
+    ///
+    /// # Errors
+    /// The first number that is out of range.
+    pub fn parse(self) -> Result<Value, ApiError> {
+        let Self { seed, draws, answers } = self;
+        for (name, value, least, most) in
+            [("suite.seed", seed, 0, SAFE), ("suite.draws", draws, 10, 2000), ("suite.answers", answers, 5, 1000)]
+        {
+            if !(least..=most).contains(&value) {
+                return Err(ApiError::invalid(name, format!("`{name}` must be from {least} to {most}, not {value}.")));
+            }
+        }
+        Ok(json!({ "seed": seed, "draws": draws, "answers": answers }))
     }
 }
 
@@ -150,9 +159,11 @@ pub struct RoundCard {
     /// Unix seconds.
     pub created: i64,
     pub changed: i64,
+    /// It waits until somebody resumes it.
+    pub paused: bool,
     /// Who or what opened it.
     pub by: String,
-    /// It learns from what was said after this, Unix seconds, and not after that.
+    /// It learns from what was said after this, Unix seconds, and not after that; both 0 where it learns from a file.
     pub since: i64,
     pub until: i64,
     /// What it was told to do otherwise than usual.
@@ -178,6 +189,7 @@ impl From<Round> for RoundCard {
             status: round.state.word(),
             created: round.created_ms / 1000,
             changed: round.changed_ms / 1000,
+            paused: round.paused,
             by: round.by,
             since: round.since_ms / 1000,
             until: round.until_ms / 1000,

@@ -324,7 +324,9 @@ mod tests {
         assert_eq!(read(&"2^".repeat(500)), FormulaError::Deep);
         assert_eq!(read(&"abs(".repeat(250)), FormulaError::Deep);
         assert_eq!(read(&"a+".repeat(1000)), FormulaError::Long);
-        for (text, at) in [("", 0), ("a +", 3), ("a a", 2), ("(a", 2), ("1.2.3", 0), ("a % a", 2), ("max()", 4), ("1e999", 0)] {
+        for (text, at) in
+            [("", 0), ("a +", 3), ("a a", 2), ("(a", 2), ("1.2.3", 0), ("a % a", 2), ("max()", 4), ("1e999", 0)]
+        {
             assert_eq!(read(text), FormulaError::Syntax(at), "{text}");
         }
     }

@@ -1,8 +1,11 @@
 //! A grader as a reward of training. Knows no learning.
 
-use super::super::{AnswerReward, Asked, DrawReward, Label, Oracle, RewardError, Wanted};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::super::{AnswerReward, Asked, DrawReward, Label, Oracle, RewardError, States, Wanted};
 use super::{Fault, Given, Grade, Grader};
 use crate::domain::picture::Picture;
+use crate::domain::task::{Answer, Sampling};
 
 /// Earns what a grader says, of rows that came with their items. Whom the grader asks is fixed, so that the judge stays as it was while
 /// what it judges learns.
@@ -21,6 +24,33 @@ impl<O: Oracle> Graded<O> {
     pub fn weight(&self) -> f64 {
         let (least, most) = self.grader.range();
         most - least
+    }
+}
+
+/// A judge that is asked about one group at a time, however many groups are graded at once: it may have room for no more.
+pub struct Turns<O>(Mutex<O>);
+
+impl<O> Turns<O> {
+    pub fn of(judge: O) -> Self {
+        Self(Mutex::new(judge))
+    }
+
+    fn turn(&self) -> MutexGuard<'_, O> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<O: Oracle + Send> Oracle for Turns<O> {
+    fn answers(&self, questions: &[(Arc<Picture>, String)]) -> Result<Vec<String>, RewardError> {
+        self.turn().answers(questions)
+    }
+
+    fn replies(&self, conversations: Vec<(Answer, Sampling)>) -> Result<Vec<String>, RewardError> {
+        self.turn().replies(conversations)
+    }
+
+    fn states(&self, text: &str, pictures: &[&Picture]) -> Result<Vec<States>, RewardError> {
+        self.turn().states(text, pictures)
     }
 }
 

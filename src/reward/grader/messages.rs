@@ -77,9 +77,8 @@ fn message(value: &Value, path: &str) -> Result<Message, SpecError> {
 }
 
 fn piece(value: &Value, path: &str) -> Result<Piece, SpecError> {
-    let template = |text: &str, path: &str| {
-        Template::read(text).map_err(|what| wrong(path, format!("`{path}` {what}.")))
-    };
+    let template =
+        |text: &str, path: &str| Template::read(text).map_err(|what| wrong(path, format!("`{path}` {what}.")));
     if let Value::String(text) = value {
         return Ok(Piece::Text(template(text, path)?));
     }
@@ -114,7 +113,8 @@ pub(super) fn fill(messages: &[Message], item: &Map<String, Value>, sample: Give
         }
         match (message.role, conversation.turns.last_mut()) {
             (None, _) => {
-                let text = parts.into_iter().filter_map(|part| if let Part::Text(text) = part { Some(text) } else { None });
+                let text =
+                    parts.into_iter().filter_map(|part| if let Part::Text(text) = part { Some(text) } else { None });
                 let text = text.collect::<Vec<_>>().join("\n");
                 let before = conversation.system.take();
                 conversation.system = Some(before.map_or_else(|| text.clone(), |before| format!("{before}\n{text}")));

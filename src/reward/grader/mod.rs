@@ -150,7 +150,8 @@ impl Grader {
 
     /// The models that are to judge, by name.
     pub fn models(&self) -> impl Iterator<Item = &str> {
-        self.all().filter_map(|one| if let Kind::ScoreModel { model, .. } = &one.kind { Some(model.as_str()) } else { None })
+        self.all()
+            .filter_map(|one| if let Kind::ScoreModel { model, .. } = &one.kind { Some(model.as_str()) } else { None })
     }
 
     /// It looks at the network's own states, which only whoever trains it has.
@@ -205,8 +206,12 @@ impl Grader {
                 _ => {}
             }
             match &one.kind {
-                Kind::Verifier { prompt, .. } => requirement(prompt, &row.item).map(drop).map_err(|fault| format!("cannot be graded: {fault}"))?,
-                Kind::Likeness { reference } if reference.whole(&row.item).is_none_or(|url| !url.starts_with("data:")) => {
+                Kind::Verifier { prompt, .. } => {
+                    requirement(prompt, &row.item).map(drop).map_err(|fault| format!("cannot be graded: {fault}"))?
+                }
+                Kind::Likeness { reference }
+                    if reference.whole(&row.item).is_none_or(|url| !url.starts_with("data:")) =>
+                {
                     return Err(format!("has no data URL of a picture where grader `{}` looks for one", one.name));
                 }
                 _ => {}
@@ -264,10 +269,8 @@ impl Grader {
             }
             Kind::Verifier { prompt, partial } => {
                 let reward = Verifier { partial: *partial };
-                let wanted = requirement(prompt, item).map(|(prompt, requirement)| Wanted {
-                    requirement: Some(requirement),
-                    ..Wanted::of(prompt)
-                });
+                let wanted = requirement(prompt, item)
+                    .map(|(prompt, requirement)| Wanted { requirement: Some(requirement), ..Wanted::of(prompt) });
                 plain(drawn(&reward, wanted, samples, oracle)?)
             }
             Kind::Caption { prompt } => {
@@ -341,8 +344,10 @@ fn drawn(
         Ok(wanted) => wanted,
         Err(fault) => return Ok(samples.iter().map(|_| Err(fault.clone())).collect()),
     };
-    let pictures: Vec<&Picture> =
-        samples.iter().filter_map(|sample| if let Given::Picture(picture) = sample { Some(*picture) } else { None }).collect();
+    let pictures: Vec<&Picture> = samples
+        .iter()
+        .filter_map(|sample| if let Given::Picture(picture) = sample { Some(*picture) } else { None })
+        .collect();
     let mut values = match pictures.is_empty() {
         true => Vec::new(),
         false => reward.score(&wanted, &pictures, oracle)?.unwrap_or_default(),

@@ -120,7 +120,8 @@ fn conversation(messages: &Value) -> Result<Answer<String>, String> {
     let mut answer = Answer { system: None, turns: Vec::<Turn<String>>::new() };
     let mut pictures = 0;
     for (at, message) in list.iter().enumerate() {
-        let parts = parts(message.get("content")).map_err(|what| format!("has `messages[{at}].content` that {what}"))?;
+        let parts =
+            parts(message.get("content")).map_err(|what| format!("has `messages[{at}].content` that {what}"))?;
         pictures += parts.iter().filter(|part| matches!(part, Part::Picture(_))).count();
         let role = match message.get("role").and_then(Value::as_str) {
             Some("system" | "developer") => None,
@@ -132,9 +133,12 @@ fn conversation(messages: &Value) -> Result<Answer<String>, String> {
             return Err(format!("has a picture in `messages[{at}]`, which is not the user's"));
         }
         match (role, answer.turns.last_mut()) {
-            (None, Some(_)) => return Err(format!("has a system message at `messages[{at}]`; they can only come first")),
+            (None, Some(_)) => {
+                return Err(format!("has a system message at `messages[{at}]`; they can only come first"));
+            }
             (None, None) => {
-                let text = parts.into_iter().filter_map(|part| if let Part::Text(text) = part { Some(text) } else { None });
+                let text =
+                    parts.into_iter().filter_map(|part| if let Part::Text(text) = part { Some(text) } else { None });
                 let text = text.collect::<Vec<_>>().join("\n");
                 let before = answer.system.take();
                 answer.system = Some(before.map_or_else(|| text.clone(), |before| format!("{before}\n{text}")));
@@ -214,7 +218,10 @@ mod tests {
             (r#"{"messages": [{"role": "tool", "content": "hi"}]}"#, "messages[0].role"),
             (r#"{"messages": [{"role": "user", "content": 3}]}"#, "messages[0].content"),
             (&format!(r#"{{"messages": [{user}, {{"role": "system", "content": "x"}}, {user}]}}"#), "only come first"),
-            (r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x"}}]}]}"#, "no data URL"),
+            (
+                r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x"}}]}]}"#,
+                "no data URL",
+            ),
         ] {
             let error = read(line).unwrap_err();
             assert!(error.contains(told), "{line}: {error}");

@@ -82,7 +82,10 @@ impl<'a> Fields<'a> {
         let template = self.template(name, default)?;
         if template.wants_answer() || template.wants_picture() {
             let at = self.at(name);
-            return Err(wrong(&at, format!("`{at}` is what the sample is held against, so it cannot name the sample.")));
+            return Err(wrong(
+                &at,
+                format!("`{at}` is what the sample is held against, so it cannot name the sample."),
+            ));
         }
         Ok(template)
     }
@@ -138,9 +141,17 @@ pub(super) fn read(value: &Value, path: &str, may_be_multi: bool) -> Result<Grad
         "multi" if may_be_multi => &["type", "name", "graders", "calculate_output"],
         "multi" => return Err(wrong(&at, "A `multi` grader has no `multi` graders.")),
         "label_model" => return Err(wrong(&at, "`label_model` is not supported: use `score_model` with a range.")),
-        "python" => return Err(wrong(&at, "`python` is not supported: this server runs no code of others. Use `multi` with a formula.")),
+        "python" => {
+            return Err(wrong(
+                &at,
+                "`python` is not supported: this server runs no code of others. Use `multi` with a formula.",
+            ));
+        }
         "clip" | "cycle" => {
-            return Err(wrong(&at, format!("`{kind}` needs networks that no server of rounds has loaded; `ulm train --critics` has them.")));
+            return Err(wrong(
+                &at,
+                format!("`{kind}` needs networks that no server of rounds has loaded; `ulm train --critics` has them."),
+            ));
         }
         other => {
             return Err(wrong(
@@ -209,7 +220,8 @@ fn metric(fields: &Fields<'_>) -> Result<Metric, SpecError> {
     let at = fields.at("evaluation_metric");
     match fields.text("evaluation_metric")? {
         name @ ("meteor" | "cosine") => {
-            let why = "it needs word lists or embeddings that this server does not have; rouge_l and fuzzy_match are near";
+            let why =
+                "it needs word lists or embeddings that this server does not have; rouge_l and fuzzy_match are near";
             Err(wrong(&at, format!("`{name}` is not supported: {why}.")))
         }
         _ => fields.choice("evaluation_metric", &Metric::ALL),

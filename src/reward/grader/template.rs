@@ -126,12 +126,12 @@ fn place(name: &str) -> Result<Piece, String> {
         _ => {
             let keys: Vec<String> = name.split('.').map(str::to_owned).collect();
             match keys.split_first() {
-                Some((first, keys)) if first == "item" && !keys.is_empty() && keys.iter().all(|key| !key.is_empty()) => {
+                Some((first, keys))
+                    if first == "item" && !keys.is_empty() && keys.iter().all(|key| !key.is_empty()) =>
+                {
                     Ok(Piece::Item(keys.to_vec()))
                 }
-                _ => Err(format!(
-                    "names `{name}`; there are item.KEY, sample.output_text and sample.output_image"
-                )),
+                _ => Err(format!("names `{name}`; there are item.KEY, sample.output_text and sample.output_image")),
             }
         }
     }

@@ -82,7 +82,16 @@ fn a_model_scores_with_a_number_of_the_range() {
     let judge = grader(json!({"type": "score_model", "name": "j", "model": "m", "range": [0, 10],
         "input": [{"role": "system", "content": "Rate."}, {"role": "user", "content": [
             {"type": "input_text", "text": "{{item.q}}"}, {"type": "input_text", "text": "{{sample.output_text}}"}]}]}));
-    let said = ["7", "<think>8 or 9</think><answer> 9.5 </answer>", "{\"result\": 3}", "I give it 4.", "1 or 2", "11", "none", ""];
+    let said = [
+        "7",
+        "<think>8 or 9</think><answer> 9.5 </answer>",
+        "{\"result\": 3}",
+        "I give it 4.",
+        "1 or 2",
+        "11",
+        "none",
+        "",
+    ];
     let found = grades(&judge, json!({"q": "?"}), &said);
     let wanted = [Some(7.0), Some(9.5), Some(3.0), Some(4.0), None, None, None, None];
     assert_eq!(found.iter().map(|grade| grade.clone().ok()).collect::<Vec<_>>(), wanted);
@@ -97,7 +106,10 @@ fn a_model_scores_with_a_number_of_the_range() {
         kind: QaType::Open,
         item: Some(Arc::new(item(json!({"q": "?"})))),
     };
-    assert_eq!(AnswerReward::score(&graded, &asked, &["2", "what?", "4"], &Echo::default()), Ok(Some(vec![2.0, 3.0, 4.0])));
+    assert_eq!(
+        AnswerReward::score(&graded, &asked, &["2", "what?", "4"], &Echo::default()),
+        Ok(Some(vec![2.0, 3.0, 4.0]))
+    );
     assert_eq!(AnswerReward::score(&graded, &asked, &["what?"], &Echo::default()), Ok(Some(vec![0.0])));
     assert_eq!(graded.weight(), 10.0);
     let lost = Asked { item: Some(Arc::default()), ..asked.clone() };
@@ -107,7 +119,8 @@ fn a_model_scores_with_a_number_of_the_range() {
 
 #[test]
 fn a_judge_sees_pictures() {
-    let judge = grader(json!({"type": "score_model", "name": "j", "model": "m", "input": [{"role": "user", "content": [
+    let judge =
+        grader(json!({"type": "score_model", "name": "j", "model": "m", "input": [{"role": "user", "content": [
         {"type": "input_image", "image_url": "{{sample.output_image}}"}, {"type": "input_text", "text": "0.5"}]}]}));
     let (picture, echo) = (Picture::filled(4, 4, [9; 3]), Echo::default());
     let grades = judge.grade(&Map::new(), &[Given::Picture(&picture), Given::Answer("x")], &echo).unwrap();
@@ -140,9 +153,11 @@ fn pictures_are_judged_as_rewards_judge_them() {
 
 #[test]
 fn a_formula_joins_several() {
-    let both = grader(json!({"type": "multi", "name": "both", "calculate_output": "0.5 * exact + 0.5 * near / (1 - 0 * exact)",
+    let both = grader(
+        json!({"type": "multi", "name": "both", "calculate_output": "0.5 * exact + 0.5 * near / (1 - 0 * exact)",
         "graders": {"exact": check("eq"), "near": {"type": "text_similarity", "input": "{{sample.output_text}}",
-        "reference": "{{item.a}}", "evaluation_metric": "rouge_l"}}}));
+        "reference": "{{item.a}}", "evaluation_metric": "rouge_l"}}}),
+    );
     let samples = [Given::Answer("red star"), Given::Answer("red")];
     let grades = both.grade(&item(json!({"a": "red star"})), &samples, &Echo::default()).unwrap();
     assert_eq!(grades[0].value, Ok(1.0));
@@ -155,7 +170,8 @@ fn a_formula_joins_several() {
 
 #[test]
 fn what_cannot_be_had_is_refused_by_its_place() {
-    let text = |metric: &str| json!({"type": "text_similarity", "input": "a", "reference": "b", "evaluation_metric": metric});
+    let text =
+        |metric: &str| json!({"type": "text_similarity", "input": "a", "reference": "b", "evaluation_metric": metric});
     let multi = |formula: &str| json!({"type": "multi", "graders": {"a": check("eq")}, "calculate_output": formula});
     let judge = |input: Value| json!({"type": "score_model", "model": "m", "input": input});
     for (value, param, told) in [
@@ -165,21 +181,37 @@ fn what_cannot_be_had_is_refused_by_its_place() {
         (json!({"type": "label_model"}), "grader.type", "`label_model` is not supported"),
         (json!({"type": "clip"}), "grader.type", "needs networks"),
         (json!({"type": "magic"}), "grader.type", "There is no grader `magic`"),
-        (json!({"type": "string_check", "input": "a", "reference": "b", "operation": "is"}), "grader.operation", "one of eq"),
+        (
+            json!({"type": "string_check", "input": "a", "reference": "b", "operation": "is"}),
+            "grader.operation",
+            "one of eq",
+        ),
         (json!({"type": "string_check", "input": "a", "operation": "eq"}), "grader.reference", "Missing"),
         (json!({"type": "string_check", "inputs": "a"}), "grader.inputs", "Unknown parameter"),
-        (json!({"type": "string_check", "input": "{{x}}", "reference": "", "operation": "eq"}), "grader.input", "names `x`"),
+        (
+            json!({"type": "string_check", "input": "{{x}}", "reference": "", "operation": "eq"}),
+            "grader.input",
+            "names `x`",
+        ),
         (text("meteor"), "grader.evaluation_metric", "`meteor` is not supported"),
         (text("cosine"), "grader.evaluation_metric", "`cosine` is not supported"),
         (text("rouge_6"), "grader.evaluation_metric", "one of fuzzy_match"),
         (multi("a + b"), "grader.calculate_output", "names `b`"),
         (multi(&"(".repeat(900)), "grader.calculate_output", "nested deeper"),
-        (json!({"type": "multi", "graders": {"a": multi("1")}, "calculate_output": "a"}), "grader.graders.a.type", "no `multi`"),
+        (
+            json!({"type": "multi", "graders": {"a": multi("1")}, "calculate_output": "a"}),
+            "grader.graders.a.type",
+            "no `multi`",
+        ),
         (json!({"type": "multi", "graders": {}, "calculate_output": "1"}), "grader.graders", "1 to 16"),
         (judge(json!([])), "grader.input", "1 to 16"),
         (judge(json!([{"role": "assistant", "content": "x"}])), "grader.input", "the user's"),
         (judge(json!([{"role": "user", "content": {"type": "audio"}}])), "grader.input[0].content.type", "input_text"),
-        (json!({"type": "score_model", "model": "m", "input": [{"role": "user", "content": "x"}], "range": [1, 0]}), "grader.range", "two numbers"),
+        (
+            json!({"type": "score_model", "model": "m", "input": [{"role": "user", "content": "x"}], "range": [1, 0]}),
+            "grader.range",
+            "two numbers",
+        ),
         (json!({"type": "verifier", "prompt": "{{sample.output_text}}"}), "grader.prompt", "cannot name the sample"),
         (json!({"type": "verifier", "image": "x"}), "grader.image", "only be"),
         (json!({"type": "verifier", "partial": 2}), "grader.partial", "from 0 to 1"),

@@ -145,7 +145,8 @@ mod tests {
         close(Metric::Fuzzy, "red", "rod", 2.0 / 3.0);
     }
 
-    const GUIDE: &str = "It is a guide to action which ensures that the military always obeys the commands of the party";
+    const GUIDE: &str =
+        "It is a guide to action which ensures that the military always obeys the commands of the party";
     const OTHER: &str = "It is to insure the troops forever hearing the activity guidebook that party direct";
     const REFERENCE: &str = "It is a guide to action that ensures that the military will forever heed Party commands";
 

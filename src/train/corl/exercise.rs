@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::super::TrainError;
 use super::super::pretrain::asked as about;
 use super::rows::Rows;
+use super::rows::items::Items;
 use crate::reward::answer::QaType;
 use crate::reward::{Asked, Wanted};
 use crate::world::{Category, Dice, Form, Kind, Scene, Split, question, render};
@@ -25,6 +26,8 @@ pub struct Exercise {
 pub enum Source {
     World,
     Rows(Rows),
+    /// Of a file that a client sent.
+    Items(Items),
     /// These, over and over, and what stands for them.
     Given(Vec<Exercise>, String),
 }
@@ -36,6 +39,7 @@ impl Source {
         match self {
             Self::World => "world",
             Self::Rows(rows) => rows.digest(),
+            Self::Items(items) => items.digest(),
             Self::Given(_, digest) => digest,
         }
     }
@@ -48,6 +52,7 @@ impl Source {
         match self {
             Self::World => Ok(course(from, n, seed, |dice| of_world(practice, dice))),
             Self::Rows(rows) => rows.exercises(from, n, seed),
+            Self::Items(items) => items.exercises(from, n, seed),
             Self::Given(all, _) => Ok(given(all, from, n)),
         }
     }
@@ -63,7 +68,7 @@ impl Source {
                 let rows = rows.exercises(from, n, seed)?;
                 Ok(rows.into_iter().map(|exercise| Exercise { draw: None, ..exercise }).collect())
             }
-            Self::Given(..) => Ok(vec![]),
+            Self::Items(_) | Self::Given(..) => Ok(vec![]),
         }
     }
 }

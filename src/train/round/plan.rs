@@ -1,6 +1,7 @@
 //! What a round is to do, and when one is due. Pure; knows no ledger and no clock.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::judge::Suite;
 
@@ -26,6 +27,24 @@ pub struct Plan {
     pub loudest: f64,
     /// What the candidate is judged by.
     pub suite: Suite,
+    /// Times the learning rate.
+    pub multiplier: f64,
+    /// Times the samples of each row of a file.
+    pub effort: f64,
+    /// It learns from rows of a file in place of what was said of samples; `lessons` of them a step.
+    pub rows: Option<RowsPlan>,
+    /// Its candidate stays, to be asked for by name, whatever the gate says.
+    pub keep: bool,
+}
+
+/// What a round learns from that has a file of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowsPlan {
+    /// The digest of the file.
+    pub file: String,
+    /// What its samples earn.
+    pub grader: Value,
 }
 
 impl Default for Plan {
@@ -41,6 +60,10 @@ impl Default for Plan {
             importance: 2.0,
             loudest: 0.25,
             suite: Suite { seed: 3, draws: 100, answers: 20 },
+            multiplier: 1.0,
+            effort: 1.0,
+            rows: None,
+            keep: false,
         }
     }
 }

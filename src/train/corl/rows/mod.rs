@@ -5,6 +5,7 @@
 //! (with its template), `qa_solution` (`<answer>…</answer>`; may be absent for work without labels) and `qa_type` (`MC` or `OE`).
 
 mod held;
+pub mod items;
 mod jsonl;
 mod parquet;
 mod picture;
@@ -20,10 +21,10 @@ use rand::seq::SliceRandom;
 
 use super::super::TrainError;
 use super::exercise::{Exercise, Practice};
-use crate::train::pretrain::asked as about;
 use crate::domain::picture::Picture;
 use crate::reward::answer::QaType;
 use crate::reward::{Asked, Wanted};
+use crate::train::pretrain::asked as about;
 use crate::world::dice;
 use jsonl::Lines;
 use shards::Shards;
