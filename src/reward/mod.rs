@@ -152,6 +152,12 @@ pub struct Verifier {
     pub partial: f64,
 }
 
+impl Default for Verifier {
+    fn default() -> Self {
+        Self { partial: 0.3 }
+    }
+}
+
 impl DrawReward for Verifier {
     fn label(&self) -> Label {
         Label { name: "world", version: 1, range: (0.0, 1.0 + self.partial) }

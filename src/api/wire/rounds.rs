@@ -29,6 +29,13 @@ pub struct Request {
     /// Requests that are learned from at once.
     #[schema(minimum = 1, maximum = 256)]
     lessons: Option<i64>,
+    /// Exercises of a step from the world of shapes, which a verifier judges; 0 by default.
+    #[schema(minimum = 0, maximum = 64)]
+    benchmark: Option<i64>,
+    /// Questions of a step, by letter, that people asked and did not correct: what most of the model's own answers say is taken for right;
+    /// 0 by default.
+    #[schema(minimum = 0, maximum = 64)]
+    unlabelled: Option<i64>,
     /// Where the taste of raters is known well enough: prompts of a step that are drawn anew and judged by it,
     #[schema(minimum = 0, maximum = 64)]
     anew: Option<i64>,
@@ -81,6 +88,8 @@ impl Request {
         whole("seed", self.seed, 0, SAFE)?;
         whole("epochs", self.epochs, 1, 20)?;
         whole("lessons", self.lessons, 1, 256)?;
+        whole("benchmark", self.benchmark, 0, 64)?;
+        whole("unlabelled", self.unlabelled, 0, 64)?;
         whole("anew", self.anew, 0, 64)?;
         whole("steps", self.steps, 0, 10_000)?;
         if let Some(rate) = self.rate {

@@ -7,6 +7,7 @@ pub mod gate;
 pub mod gather;
 mod holding;
 pub mod judge;
+mod own;
 pub mod plan;
 mod rows;
 mod said;

@@ -14,6 +14,10 @@ pub struct Plan {
     pub epochs: u64,
     /// Lessons of a step.
     pub lessons: usize,
+    /// Exercises of a step from the world of shapes, which a verifier judges: what share of all practice is a benchmark.
+    pub benchmark: usize,
+    /// Questions of a step, by letter, that people asked and did not correct; most of the model's own answers are taken for right.
+    pub unlabelled: usize,
     /// Where the taste of raters is known well enough: prompts of a step that are drawn anew and judged by it, and the fewest steps.
     pub anew: usize,
     pub steps: u64,
@@ -53,6 +57,8 @@ impl Default for Plan {
             seed: 1,
             epochs: 1,
             lessons: 12,
+            benchmark: 0,
+            unlabelled: 0,
             anew: 8,
             steps: 100,
             rate: 1.5e-4,

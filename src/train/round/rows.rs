@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::RoundError;
+use super::own::Own;
 use super::plan::{Plan, RowsPlan};
 use super::work::{Rounds, Study};
 use crate::model::Model;
@@ -56,7 +57,7 @@ impl Rounds {
             questions: 0,
             // Between the bounds it is small and whole.
             group: (usual.group as f64 * plan.effort).round().clamp(GROUP.0, GROUP.1) as usize,
-            schedule: Schedule { peak: plan.rate * plan.multiplier, warmup: 5, decay: 0.3 },
+            schedule: Schedule { peak: usual.schedule.peak * plan.multiplier, warmup: 5, decay: 0.3 },
             ..usual
         };
         let graded = || {
@@ -69,6 +70,6 @@ impl Rounds {
         let source = Source::Items(Items::new(all, rows.file.clone()));
         let (engine, base) = (self.engine.clone(), Arc::clone(base));
         let stage = CorlStage::over(engine, base, options, source, Mix::new(draws), Mix::new(answers), vec![])?;
-        Ok(Study { stage, told, samples: vec![] })
+        Ok(Study { stage, told, samples: vec![], own: Own::default() })
     }
 }

@@ -9,6 +9,7 @@ use super::RoundError;
 use super::gate::{Verdict, decide};
 use super::holding::Holding;
 use super::judge::{Looks, compare};
+use super::own::{self, Own, OwnLooks};
 use super::plan::Plan;
 use super::work::Rounds;
 use crate::domain::job::{Level, RoundEvent};
@@ -28,6 +29,7 @@ impl Rounds {
         round: &mut Round,
         plan: &Plan,
         candidate: &Arc<Model>,
+        own: &Own,
         holding: &Holding,
     ) -> Result<(), RoundError> {
         let live = self.runtime.block_on(self.ledger.live())?;
@@ -39,7 +41,7 @@ impl Rounds {
             return self.on(round, RoundState::Promoted, with);
         }
         let base = self.loaded(&live.version)?;
-        let verdict = self.verdict(round, plan, [&base, candidate], holding)?;
+        let verdict = self.verdict(round, plan, [&base, candidate], own, holding)?;
         let scores = serde_json::to_value(&verdict).unwrap_or(Value::Null);
         let mut report: Map<String, Value> =
             round.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
@@ -72,17 +74,20 @@ impl Rounds {
         round: &Round,
         plan: &Plan,
         both: [&Arc<Model>; 2],
+        own: &Own,
         holding: &Holding,
     ) -> Result<Verdict, RoundError> {
-        let look = |model: &Arc<Model>| -> Result<Looks, RoundError> {
+        let look = |model: &Arc<Model>| -> Result<(Looks, OwnLooks), RoundError> {
             holding.check()?;
-            Ok(Looks::of(&Player::beside(&self.engine, Arc::clone(model)), plan.suite, self.served)?)
+            let player = Player::beside(&self.engine, Arc::clone(model));
+            Ok((Looks::of(&player, plan.suite, self.served)?, own.looks(&player, self.served)?))
         };
-        let [was, is] = [look(both[0])?, look(both[1])?];
+        let [(was, own_was), (is, own_is)] = [look(both[0])?, look(both[1])?];
         let learned: Value =
             round.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let some = |name: &str| learned["learned_from"][name].as_u64().is_some_and(|n| n > 0);
-        let (measures, guards) = compare(&was, &is, some("pictures"), some("answers") || some("corrections"));
+        let (measures, mut guards) = compare(&was, &is, some("pictures"), some("answers") || some("corrections"));
+        guards.extend(own::guards(&own_was, &own_is));
         Ok(decide(&measures, &guards, plan.suite.seed))
     }
 

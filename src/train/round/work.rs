@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 
 use super::RoundError;
 use super::holding::{Held, Holding, LEASE_MS};
+use super::own::Own;
 use super::plan::{Plan, Policy};
 use crate::domain::id::{RoundId, SampleId};
 use crate::domain::job::{Level, RoundEvent};
@@ -34,6 +35,8 @@ pub(super) struct Study {
     pub told: Value,
     /// Samples of the ledger among it.
     pub samples: Vec<SampleId>,
+    /// Held-out work of users to judge the candidate by.
+    pub own: Own,
 }
 
 /// Works on rounds, one after another, beside an engine that serves.
@@ -196,13 +199,19 @@ impl Rounds {
         }
         let base = round.base.clone().ok_or_else(|| RoundError::Failed("it has begun with nothing".into()))?;
         let base = self.loaded(&base)?;
-        let candidate = match (round.state, &round.candidate) {
-            (RoundState::Judging, Some(candidate)) => self.fetch(&base, candidate)?,
+        let (candidate, own) = match (round.state, &round.candidate) {
+            (RoundState::Judging, Some(candidate)) => {
+                let own = match plan.rows {
+                    Some(_) => Own::default(),
+                    None => self.own(&round, &plan, &base)?,
+                };
+                (self.fetch(&base, candidate)?, own)
+            }
             _ => self.learn(&mut round, &plan, &base, holding)?,
         };
         // The candidate is in the ledger now.
         let _ = std::fs::remove_dir_all(self.folder(round.id));
-        self.judge(&mut round, &plan, &candidate, holding)?;
+        self.judge(&mut round, &plan, &candidate, &own, holding)?;
         Ok(round.state)
     }
 
@@ -231,8 +240,8 @@ impl Rounds {
         plan: &Plan,
         base: &Arc<Model>,
         holding: &Holding,
-    ) -> Result<Arc<Model>, RoundError> {
-        let Study { mut stage, told, samples } = match &plan.rows {
+    ) -> Result<(Arc<Model>, Own), RoundError> {
+        let Study { mut stage, told, samples, own } = match &plan.rows {
             Some(rows) => self.of_rows(plan, rows, base)?,
             None => self.of_what_was_said(round, plan, base)?,
         };
@@ -275,7 +284,7 @@ impl Rounds {
         round.report = Some(report.to_string());
         let with = Move { candidate: round.candidate.clone(), report: round.report.clone(), ..self.still(round) };
         self.on(round, RoundState::Judging, with)?;
-        Ok(model)
+        Ok((model, own))
     }
 
     /// Tells what happened to whoever watches the round. The round itself does not depend on it.
