@@ -47,10 +47,12 @@ pub async fn open(storage: &Storage) -> anyhow::Result<Ledger> {
 
 /// Keeps the ledger within its bounds, for as long as it is polled.
 pub async fn retain(ledger: Ledger, bounds: Retention) {
-    if bounds.retain_days.is_none() && bounds.retain_mib.is_none() {
-        return;
-    }
     loop {
+        match ledger.expire_files(crate::api::now_ms()).await {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(files, "the time of uploaded files is over"),
+            Err(error) => tracing::warn!(%error, "uploaded files whose time is over are still there"),
+        }
         for (why, purged) in sweep(&ledger, &bounds).await {
             match purged {
                 Ok(Purged { calls: 0, .. }) => {}

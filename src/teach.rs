@@ -152,7 +152,7 @@ fn rewards(
     let mut answers: Vec<(Box<dyn AnswerReward>, f64)> = Vec::new();
     for &(name, weight) in named {
         match name {
-            RewardName::World => draws.push((Box::new(Verifier { partial: 0.3 }), weight)),
+            RewardName::World => draws.push((Box::new(Verifier::default()), weight)),
             RewardName::Question => draws.push((Box::new(Questioned), weight)),
             RewardName::Caption => draws.push((Box::new(Captioned), weight)),
             RewardName::Likeness => draws.push((Box::new(Likeness), weight)),

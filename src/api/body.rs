@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::HttpRequest;
-use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use actix_web::web::{BytesMut, Payload};
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -46,6 +46,28 @@ impl Bodies {
         if !is_json(request) {
             return Err(ApiError::media_type("application/json"));
         }
+        self.whole(request, payload).await
+    }
+
+    /// Reads the form of `request`, as it is sent. A page of another origin may post forms without asking, so none of its are read.
+    ///
+    /// # Errors
+    /// As [`Bodies::json`], or when a page of another origin sent it.
+    pub async fn form(&self, request: &HttpRequest, payload: Payload) -> Result<Body, ApiError> {
+        if essence(request) != "multipart/form-data" {
+            return Err(ApiError::media_type("multipart/form-data"));
+        }
+        let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let host = text(HOST).unwrap_or_default();
+        if request.headers().contains_key(ORIGIN)
+            && text(ORIGIN).and_then(|origin| origin.split_once("://")).is_none_or(|(_, from)| from != host)
+        {
+            return Err(ApiError::malformed("A page of another origin cannot send files here."));
+        }
+        self.whole(request, payload).await
+    }
+
+    async fn whole(&self, request: &HttpRequest, payload: Payload) -> Result<Body, ApiError> {
         let declared = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
         if declared.is_some_and(|length: usize| length > self.limit) {
             return Err(ApiError::too_large(self.limit));
@@ -105,11 +127,21 @@ impl Body {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// The bytes, which may be read while their part of the budget, given beside them, is held.
+    pub fn split(self) -> (Bytes, impl Sized) {
+        (self.bytes.freeze(), self._share)
+    }
 }
 
 /// `application/json` or `application/…+json`. Nothing else is read, so that a page of another origin cannot post here without asking.
 fn is_json(request: &HttpRequest) -> bool {
-    let value = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = essence(request);
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// The type of the body, in lower case and without its parameters.
+fn essence(request: &HttpRequest) -> String {
+    let value = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }

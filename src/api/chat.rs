@@ -10,12 +10,13 @@ use futures_util::{Stream, stream};
 use super::auth::key_name;
 use super::error::{ApiError, Failures};
 use super::keep::{Asking, Keeper, by_digest};
+use super::named::Asker;
 use super::wire::chat::{Chat, Form, Native, Request};
 use super::wire::chat_reply::{
     Alternative, Choice, Chunk, ChunkChoice, Delta, Logprobs, Reply, Said, TokenLogprob, Usage, finish_reason,
 };
 use super::wire::from_json;
-use super::{Asker, Service, collect, now, sse};
+use super::{Service, collect, now, sse};
 use crate::domain::id::{BlobId, SampleId};
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::Sampling;
@@ -57,20 +58,21 @@ pub async fn create(
     // All versions read prompts alike.
     let reader = service.engine.model();
     let native = Native { temperature: service.defaults.answer_temperature };
-    let (served, key) = (service.clone(), key_name(&service.keys, request.headers()));
-    let (name, model, samplings, form, keep, key, prompt, asked, files) = service
+    let key = key_name(&service.keys, request.headers());
+    let key_of = key.clone();
+    let (name, asker, samplings, form, keep, prompt, asked, files) = service
         .blocking(move || {
             let chat = from_json::<Request>(body.bytes())?.parse(native, rand::random())?;
             let Chat { model: name, conversation, samplings, form, keep } = chat;
-            let asker = Asker { person: keep.person.as_deref(), key: &key, body: body.bytes() };
-            let model = served.pick(Some(&name), asker)?;
+            let asker = Asker::of(keep.person.as_deref(), &key_of, body.bytes());
             drop(body);
             let (answer, files) = conversation.decode()?;
             let prompt = reader.prompter().answer(&answer).map_err(|error| ApiError::prompt("messages", &error))?;
             let asked = by_digest(&answer, &files).map_err(|cause| ApiError::internal(&cause))?;
-            Ok((name, model, samplings, form, keep, key, prompt, asked, files))
+            Ok((name, asker, samplings, form, keep, prompt, asked, files))
         })
         .await?;
+    let model = service.pick(Some(&name), Some(&asker)).await?;
     let prompt_tokens = prompt.len();
     let n = samplings.len();
     let submission = Submission { work: Work::Answer(prompt), samplings: samplings.clone(), lane: Lane::Interactive };

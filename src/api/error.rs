@@ -162,6 +162,11 @@ impl ApiError {
         Self::new(Kind::Absent, Some("id"), format!("There is no {what} `{id}`."))
     }
 
+    /// There is no such file, or its time is over.
+    pub fn no_file(param: &str, id: &str) -> Self {
+        Self::new(Kind::Absent, Some(param), format!("There is no file `{id}`."))
+    }
+
     /// It was said otherwise before; sending it again does not help.
     pub fn conflict(param: &str, message: &str) -> Self {
         Self::new(Kind::Conflict, Some(param), message)

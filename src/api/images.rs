@@ -10,9 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use super::auth::key_name;
 use super::error::{ApiError, Failures};
 use super::keep::{Asking, Keeper};
+use super::named::Asker;
 use super::wire::from_json;
 use super::wire::images::{Drawing, Item, Native, Reply, Request, Usage};
-use super::{Asker, Defaults, Service, collect, now};
+use super::{Defaults, Service, collect, now};
 use crate::domain::id::SampleId;
 use crate::domain::sample::{Output, Sample};
 use crate::domain::task::Sampling;
@@ -47,16 +48,17 @@ pub async fn generate(
     let reader = service.engine.model();
     let Defaults { guidance, temperature, .. } = service.defaults;
     let native = Native { side: reader.config().image_size(), guidance, temperature };
-    let (served, key) = (service.clone(), key_name(&service.keys, request.headers()));
-    let (drawing, model, prompt, key) = service
+    let key = key_name(&service.keys, request.headers());
+    let key_of = key.clone();
+    let (drawing, asker, prompt) = service
         .blocking(move || {
             let drawing = from_json::<Request>(body.bytes())?.parse(native, rand::random())?;
-            let asker = Asker { person: drawing.keep.person.as_deref(), key: &key, body: body.bytes() };
-            let model = served.pick(drawing.model.as_deref(), asker)?;
+            let asker = Asker::of(drawing.keep.person.as_deref(), &key_of, body.bytes());
             let prompt = reader.prompter().draw(&drawing.draw).map_err(|error| ApiError::prompt("prompt", &error))?;
-            Ok((drawing, model, prompt, key))
+            Ok((drawing, asker, prompt))
         })
         .await?;
+    let model = service.pick(drawing.model.as_deref(), Some(&asker)).await?;
     let text_tokens = prompt.conditional.len();
     let submission =
         Submission { work: Work::Draw(prompt), samplings: drawing.samplings.clone(), lane: Lane::Interactive };

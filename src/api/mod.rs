@@ -10,11 +10,16 @@ pub mod body;
 mod chat;
 pub mod error;
 mod feedback;
+mod files;
+mod form;
+mod graders;
 mod health;
 mod images;
+mod jobs;
 mod keep;
 mod links;
 mod models;
+mod named;
 mod observe;
 pub mod openapi;
 mod rounds;
@@ -30,7 +35,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, Route, guard, web};
 use serde::de::DeserializeOwned;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use self::auth::Keys;
@@ -38,12 +42,11 @@ use self::body::Bodies;
 use self::error::ApiError;
 use self::feedback::Pace;
 use self::links::Links;
-use self::wire::models::ModelCard;
+use self::named::Named;
 use crate::domain::sample::{Sample, Version};
 use crate::domain::trial::Terms;
 use crate::engine::EngineHandle;
 use crate::engine::command::{Event, Events};
-use crate::model::Model;
 use crate::store::Ledger;
 
 pub use self::keep::now_ms;
@@ -99,6 +102,7 @@ pub struct Service {
     /// Places for slow work (decoding, tokenising, encoding): no more of it at once than there are cores, and than eight,
     /// so that a flood of large pictures waits in its small files.
     desks: Arc<Semaphore>,
+    loaded: Named,
     started: u64,
 }
 
@@ -119,6 +123,7 @@ impl Service {
             trials: options.trials,
             scale: options.scale,
             desks: Arc::new(Semaphore::new(cores.min(8))),
+            loaded: Named::default(),
             started: now(),
         }
     }
@@ -134,55 +139,6 @@ impl Service {
             work()
         });
         done.await.map_err(|cause| ApiError::internal(&cause))?
-    }
-
-    /// The models that may be named: the alias, which is whatever is live, and each version that is loaded.
-    fn cards(&self) -> Vec<ModelCard> {
-        let models = self.engine.models();
-        let live = models.first().map(|live| (self.name.clone(), live.version()));
-        let each = models.iter().map(|model| (format!("{}@{}", self.name, short(model.version())), model.version()));
-        let card = |(id, version): (String, &Version)| ModelCard {
-            id,
-            object: "model",
-            created: self.started,
-            owned_by: "ulm",
-            version: version.0.clone(),
-        };
-        live.into_iter().chain(each).map(card).collect()
-    }
-
-    /// The weights that answer for the model asked for; for none the live ones, or those on trial where `asker` is drawn for them.
-    fn pick(&self, id: Option<&str>, asker: Asker<'_>) -> Result<Arc<Model>, ApiError> {
-        let Some(id) = id.filter(|id| *id != self.name) else {
-            let is_tried = self.engine.trial().is_some();
-            return Ok(if is_tried { self.engine.model_for(&asker.name()) } else { self.engine.model() });
-        };
-        let asked = id.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('@'));
-        let mut models = self.engine.models().into_iter();
-        let found = asked.and_then(|asked| models.find(|model| short(model.version()) == asked));
-        found.ok_or_else(|| ApiError::model(id, &self.name))
-    }
-}
-
-/// Who asks, as trials tell people apart.
-struct Asker<'a> {
-    person: Option<&'a str>,
-    key: &'a str,
-    /// The whole request.
-    body: &'a [u8],
-}
-
-impl Asker<'_> {
-    /// The person whom the client names, who always gets the same weights; where it names nobody, each request is somebody of its own.
-    fn name(&self) -> String {
-        match self.person {
-            Some(person) => format!("person {person}"),
-            None => {
-                let digest = Sha256::digest(self.body);
-                let request: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-                format!("key {} request {request}", self.key)
-            }
-        }
     }
 }
 
@@ -240,7 +196,8 @@ pub fn routes(service: web::Data<Service>) -> impl FnOnce(&mut web::ServiceConfi
                     .service(
                         web::resource("/models/{id}")
                             .route(get().to(models::retrieve))
-                            .default_service(only("GET, HEAD")),
+                            .route(web::delete().to(models::delete))
+                            .default_service(only("GET, HEAD, DELETE")),
                     )
                     .service(
                         web::resource("/images/generations")
@@ -311,6 +268,7 @@ pub fn routes(service: web::Data<Service>) -> impl FnOnce(&mut web::ServiceConfi
                             .route(web::post().to(rounds::cancel))
                             .default_service(only("POST")),
                     )
+                    .configure(fine_tuning)
                     .service(
                         web::resource("/versions").route(get().to(versions::list)).default_service(only("GET, HEAD")),
                     )
@@ -338,6 +296,49 @@ pub fn routes(service: web::Data<Service>) -> impl FnOnce(&mut web::ServiceConfi
             )
             .default_service(web::route().to(absent));
     }
+}
+
+/// Files, jobs and graders.
+fn fine_tuning(config: &mut web::ServiceConfig) {
+    let jobs = |path: &str| web::resource(format!("/fine_tuning/jobs{path}"));
+    config
+        .service(
+            web::resource("/files")
+                .route(web::post().to(files::create))
+                .route(get().to(files::list))
+                .default_service(only("GET, HEAD, POST")),
+        )
+        .service(
+            web::resource("/files/{id}")
+                .route(get().to(files::retrieve))
+                .route(web::delete().to(files::delete))
+                .default_service(only("GET, HEAD, DELETE")),
+        )
+        .service(
+            web::resource("/files/{id}/content").route(get().to(files::content)).default_service(only("GET, HEAD")),
+        )
+        .service(
+            jobs("")
+                .route(web::post().to(jobs::create))
+                .route(get().to(jobs::list))
+                .default_service(only("GET, HEAD, POST")),
+        )
+        .service(jobs("/{id}").route(get().to(jobs::retrieve)).default_service(only("GET, HEAD")))
+        .service(jobs("/{id}/cancel").route(web::post().to(jobs::cancel)).default_service(only("POST")))
+        .service(jobs("/{id}/pause").route(web::post().to(jobs::pause)).default_service(only("POST")))
+        .service(jobs("/{id}/resume").route(web::post().to(jobs::resume)).default_service(only("POST")))
+        .service(jobs("/{id}/events").route(get().to(jobs::events)).default_service(only("GET, HEAD")))
+        .service(jobs("/{id}/checkpoints").route(get().to(jobs::checkpoints)).default_service(only("GET, HEAD")))
+        .service(
+            web::resource("/fine_tuning/alpha/graders/run")
+                .route(web::post().to(graders::run))
+                .default_service(only("POST")),
+        )
+        .service(
+            web::resource("/fine_tuning/alpha/graders/validate")
+                .route(web::post().to(graders::validate))
+                .default_service(only("POST")),
+        );
 }
 
 /// A file of the page.

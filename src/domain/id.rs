@@ -55,6 +55,24 @@ ids! {
     FeedbackId "feedback-",
     /// A training round.
     RoundId "round-",
+    /// The round with the same digits, as those call it who asked for it by name; OpenAI's prefix.
+    JobId "ftjob-",
+    /// Something that happened in a round; OpenAI's prefix.
+    EventId "ftevent-",
+    /// A file that a client sent; OpenAI's prefix.
+    FileId "file-",
+}
+
+impl From<RoundId> for JobId {
+    fn from(round: RoundId) -> Self {
+        Self(round.0)
+    }
+}
+
+impl From<JobId> for RoundId {
+    fn from(job: JobId) -> Self {
+        Self(job.0)
+    }
 }
 
 /// A request and its samples.

@@ -95,6 +95,8 @@ pub struct Round {
     pub candidate: Option<Version>,
     /// What the gate or an error said, JSON.
     pub report: Option<String>,
+    /// It waits until somebody says that it may go on.
+    pub paused: bool,
 }
 
 impl Round {
@@ -113,6 +115,7 @@ impl Round {
             base: None,
             candidate: None,
             report: None,
+            paused: false,
         }
     }
 }

@@ -46,6 +46,7 @@ mod tests {
 
     use super::*;
     use crate::critic::tests::{path, picture};
+    use crate::domain::task::{Answer, Sampling};
     use crate::reward::{Mix, States};
 
     /// A model that says the same of every picture.
@@ -54,6 +55,10 @@ mod tests {
     impl Oracle for Says {
         fn answers(&self, questions: &[(Arc<Picture>, String)]) -> Result<Vec<String>, RewardError> {
             Ok(questions.iter().map(|_| self.0.to_owned()).collect())
+        }
+
+        fn replies(&self, asked: Vec<(Answer, Sampling)>) -> Result<Vec<String>, RewardError> {
+            Ok(asked.iter().map(|_| self.0.to_owned()).collect())
         }
 
         fn states(&self, _: &str, _: &[&Picture]) -> Result<Vec<States>, RewardError> {
@@ -71,7 +76,7 @@ mod tests {
 
     fn wanted(real: Option<&str>) -> Wanted {
         let real = real.map(|name| Arc::new(picture(name)));
-        Wanted { prompt: "a red donut".into(), real, requirement: None, question: None }
+        Wanted { real, ..Wanted::of("a red donut".into()) }
     }
 
     #[test]

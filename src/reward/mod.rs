@@ -5,6 +5,7 @@ pub mod answer;
 pub mod clip;
 pub mod cycle;
 pub mod format;
+pub mod grader;
 pub mod human;
 pub mod matching;
 pub mod pixels;
@@ -13,11 +14,13 @@ pub mod vote;
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use self::answer::QaType;
 use crate::critic::CriticError;
 use crate::domain::picture::Picture;
+use crate::domain::task::{Answer, Sampling};
 use crate::world::{Requirement, judge};
 
 /// A picture that was asked for.
@@ -30,17 +33,30 @@ pub struct Wanted {
     pub requirement: Option<Requirement>,
     /// A question that the real picture answers, where there is one.
     pub question: Option<Asked>,
+    /// The keys that its row came with, for graders.
+    pub item: Option<Arc<Map<String, Value>>>,
 }
 
-/// A question about a picture.
+impl Wanted {
+    /// A picture of `prompt`, of which nothing else is known.
+    #[must_use]
+    pub fn of(prompt: String) -> Self {
+        Self { prompt, real: None, requirement: None, question: None, item: None }
+    }
+}
+
+/// A question, mostly about a picture.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    pub picture: Arc<Picture>,
-    /// With the instruction template applied.
+    /// All that the model is told.
+    pub conversation: Answer,
+    /// The words of the question, with the instruction template applied.
     pub problem: String,
     /// `<answer>…</answer>`; `None` for work without labels.
     pub solution: Option<String>,
     pub kind: QaType,
+    /// The keys that its row came with, for graders.
+    pub item: Option<Arc<Map<String, Value>>>,
 }
 
 /// What a reward is called, and what its numbers mean.
@@ -66,6 +82,8 @@ pub enum RewardError {
     Oracle(String),
     #[error("{0}")]
     Critic(String),
+    #[error("a row cannot be graded: {0}")]
+    Grader(String),
 }
 
 impl From<CriticError> for RewardError {
@@ -81,6 +99,12 @@ pub trait Oracle: Sync {
     /// # Errors
     /// When the model fails.
     fn answers(&self, questions: &[(Arc<Picture>, String)]) -> Result<Vec<String>, RewardError>;
+
+    /// What it says to each conversation, sampled as is asked for.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn replies(&self, conversations: Vec<(Answer, Sampling)>) -> Result<Vec<String>, RewardError>;
 
     /// What it makes of each picture with the text behind it, as a user's message.
     ///
@@ -126,6 +150,12 @@ pub trait AnswerReward: Send + Sync {
 #[derive(Clone, Copy, Debug)]
 pub struct Verifier {
     pub partial: f64,
+}
+
+impl Default for Verifier {
+    fn default() -> Self {
+        Self { partial: 0.3 }
+    }
 }
 
 impl DrawReward for Verifier {

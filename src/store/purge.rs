@@ -31,6 +31,9 @@ pub struct Stats {
     /// Of requests and feedback.
     pub files: u64,
     pub file_bytes: u64,
+    /// Sent to learn from; they are not counted above, and no bound of requests deletes them.
+    pub uploads: u64,
+    pub upload_bytes: u64,
     /// Of versions whose weights are kept here.
     pub weight_bytes: u64,
     /// Unix milliseconds of the first and the last request.
@@ -182,9 +185,13 @@ impl Ledger {
                       (SELECT COUNT(*) FROM samples WHERE picture IS NOT NULL) AS pictures, \
                       (SELECT COUNT(*) FROM feedback WHERE withdrawn = 0) AS feedback, \
                       (SELECT COUNT(*) FROM feedback WHERE withdrawn <> 0) AS withdrawn, \
-                      (SELECT COUNT(DISTINCT blob) FROM holds WHERE holder NOT IN (SELECT id FROM versions)) AS files, \
+                      (SELECT COUNT(DISTINCT blob) FROM holds WHERE holder NOT IN (SELECT id FROM versions) \
+                      AND holder NOT IN (SELECT id FROM files) AND holder NOT IN (SELECT id FROM rounds)) AS files, \
                       (SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM (SELECT MAX(bytes) AS bytes FROM holds \
-                      WHERE holder NOT IN (SELECT id FROM versions) GROUP BY blob) AS sizes) AS file_bytes, \
+                      WHERE holder NOT IN (SELECT id FROM versions) AND holder NOT IN (SELECT id FROM files) \
+                      AND holder NOT IN (SELECT id FROM rounds) GROUP BY blob) AS sizes) AS file_bytes, \
+                      (SELECT COUNT(*) FROM files) AS uploads, \
+                      (SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM files) AS upload_bytes, \
                       (SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM versions WHERE weights IS NOT NULL) AS weight_bytes, \
                       (SELECT MIN(created_ms) FROM calls) AS first_ms, (SELECT MAX(created_ms) FROM calls) AS last_ms";
         let row = sqlx::query(counts).fetch_one(&self.reads).await?;
@@ -206,6 +213,8 @@ impl Ledger {
             withdrawn: count("withdrawn")?,
             files: count("files")?,
             file_bytes: count("file_bytes")?,
+            uploads: count("uploads")?,
+            upload_bytes: count("upload_bytes")?,
             weight_bytes: count("weight_bytes")?,
             first_ms: row.try_get("first_ms")?,
             last_ms: row.try_get("last_ms")?,

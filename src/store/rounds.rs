@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use sqlx::Row as _;
 use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
 
 use super::batch::{Batch, Value};
-use super::{Ledger, LedgerError, rows};
-use crate::domain::id::{RoundId, SampleId};
+use super::{Ledger, LedgerError, purge, rows};
+use crate::domain::id::{BlobId, RoundId, SampleId};
 use crate::domain::round::{Round, RoundState};
 use crate::domain::sample::Version;
 
@@ -38,25 +38,7 @@ impl Ledger {
         self.writer
             .write(move |connection| -> BoxFuture<'_, Result<(), LedgerError>> {
                 let round = Arc::clone(&round);
-                Box::pin(async move {
-                    let sql = "INSERT INTO rounds (id, state, created_ms, changed_ms, author, plan, since_ms, until_ms, base, candidate, \
-                               report, held_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0) ON CONFLICT (id) DO NOTHING";
-                    sqlx::query(sql)
-                        .bind(round.id.to_string())
-                        .bind(round.state.word())
-                        .bind(round.created_ms)
-                        .bind(round.changed_ms)
-                        .bind(round.by.clone())
-                        .bind(round.plan.clone())
-                        .bind(round.since_ms)
-                        .bind(round.until_ms)
-                        .bind(round.base.as_ref().map(|base| base.0.clone()))
-                        .bind(round.candidate.as_ref().map(|candidate| candidate.0.clone()))
-                        .bind(round.report.clone())
-                        .execute(connection)
-                        .await?;
-                    Ok(())
-                })
+                Box::pin(async move { insert_round(connection, &round).await })
             })
             .await
     }
@@ -71,13 +53,13 @@ impl Ledger {
                 let owner = owner.clone();
                 Box::pin(async move {
                     let sql = "SELECT * FROM rounds WHERE state IN ('open', 'rolling', 'training', 'judging') \
-                               AND (held_ms < $1 OR owner = $2) ORDER BY id LIMIT 1";
+                               AND (held_ms < $1 OR owner = $2) AND paused = 0 ORDER BY id LIMIT 1";
                     let query = sqlx::query(sql).bind(now_ms).bind(owner.clone());
                     let Some(row) = query.fetch_optional(&mut *connection).await? else { return Ok(None) };
                     let found = round(&row)?;
                     // Another process may have taken it since it was read.
-                    let sql =
-                        "UPDATE rounds SET owner = $1, held_ms = $2 WHERE id = $3 AND (held_ms < $4 OR owner = $5)";
+                    let sql = "UPDATE rounds SET owner = $1, held_ms = $2 WHERE id = $3 \
+                               AND (held_ms < $4 OR owner = $5) AND paused = 0";
                     let held = sqlx::query(sql)
                         .bind(owner.clone())
                         .bind(until_ms)
@@ -92,7 +74,7 @@ impl Ledger {
             .await
     }
 
-    /// Holds a round until `until_ms`; false when it has ended or is another's.
+    /// Holds a round until `until_ms`; false when it has ended, is paused or another's.
     ///
     /// # Errors
     /// When it is not durable.
@@ -101,7 +83,7 @@ impl Ledger {
             .write(move |connection| -> BoxFuture<'_, Result<bool, LedgerError>> {
                 let owner = owner.clone();
                 Box::pin(async move {
-                    let sql = "UPDATE rounds SET held_ms = $1 WHERE id = $2 AND owner = $3 \
+                    let sql = "UPDATE rounds SET held_ms = $1 WHERE id = $2 AND owner = $3 AND paused = 0 \
                                AND state IN ('open', 'rolling', 'training', 'judging')";
                     let held = sqlx::query(sql).bind(until_ms).bind(id.to_string()).bind(owner);
                     Ok(held.execute(connection).await?.rows_affected() > 0)
@@ -110,7 +92,8 @@ impl Ledger {
             .await
     }
 
-    /// Moves a round on; false when it is no longer where its owner thinks, or no longer its owner's.
+    /// Moves a round on; false when it is no longer where its owner thinks, or no longer its owner's. One that ends holds no file any
+    /// more.
     ///
     /// # Errors
     /// When it is not durable, or a round may not go that way.
@@ -120,8 +103,9 @@ impl Ledger {
             return Err(LedgerError::Corrupt(format!("a round that is {from} cannot become {to}")));
         }
         let change = Arc::new(change);
-        self.writer
-            .write(move |connection| -> BoxFuture<'_, Result<bool, LedgerError>> {
+        let done = self
+            .writer
+            .write(move |connection| -> BoxFuture<'_, Result<Option<Vec<BlobId>>, LedgerError>> {
                 let change = Arc::clone(&change);
                 Box::pin(async move {
                     // Run again, it finds itself where it was going.
@@ -138,12 +122,26 @@ impl Ledger {
                         .bind(change.owner.clone())
                         .bind(change.from.word())
                         .bind(change.to.word())
-                        .execute(connection)
+                        .execute(&mut *connection)
                         .await?;
-                    Ok(moved.rows_affected() > 0)
+                    match moved.rows_affected() {
+                        0 => Ok(None),
+                        // Who waits for a trial has learned already.
+                        _ if change.to.is_final() || change.to == RoundState::Trying => {
+                            purge::release(connection, &change.id.to_string()).await.map(Some)
+                        }
+                        _ => Ok(Some(vec![])),
+                    }
                 })
             })
-            .await
+            .await?;
+        self.swept(done).await
+    }
+
+    async fn swept(&self, done: Option<Vec<BlobId>>) -> Result<bool, LedgerError> {
+        let Some(free) = done else { return Ok(false) };
+        self.blobs.sweep(&free).await;
+        Ok(true)
     }
 
     /// Ends an unfinished round by a person's hand, and the trial of its candidate; false when it has ended already, or there is none.
@@ -151,16 +149,54 @@ impl Ledger {
     /// # Errors
     /// When it is not durable.
     pub async fn cancel_round(&self, id: RoundId, now_ms: i64) -> Result<bool, LedgerError> {
-        self.writer
-            .write(move |connection| -> BoxFuture<'_, Result<bool, LedgerError>> {
+        let done = self
+            .writer
+            .write(move |connection| -> BoxFuture<'_, Result<Option<Vec<BlobId>>, LedgerError>> {
                 Box::pin(async move {
                     let sql = "UPDATE rounds SET state = 'cancelled', changed_ms = $1 WHERE id = $2 \
                                AND state IN ('open', 'rolling', 'training', 'judging', 'trying')";
-                    let ended = sqlx::query(sql).bind(now_ms).bind(id.to_string()).execute(&mut *connection).await?;
+                    let ended = sqlx::query(sql).bind(now_ms).bind(id.to_string());
+                    if ended.execute(&mut *connection).await?.rows_affected() == 0 {
+                        return Ok(None);
+                    }
                     let sql = "UPDATE trials SET state = 'withdrawn', ended_ms = $1, said = 'its round was cancelled' \
                                WHERE round = $2 AND state = 'running'";
-                    sqlx::query(sql).bind(now_ms).bind(id.to_string()).execute(connection).await?;
-                    Ok(ended.rows_affected() > 0)
+                    sqlx::query(sql).bind(now_ms).bind(id.to_string()).execute(&mut *connection).await?;
+                    purge::release(connection, &id.to_string()).await.map(Some)
+                })
+            })
+            .await?;
+        self.swept(done).await
+    }
+
+    /// Takes an unfinished round from whoever works on it, until it is resumed; false when it has ended, is paused, or there is none.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub async fn pause_round(&self, id: RoundId) -> Result<bool, LedgerError> {
+        let sql = "UPDATE rounds SET paused = 1 WHERE id = $1 AND paused = 0 \
+                   AND state IN ('open', 'rolling', 'training', 'judging')";
+        self.writer
+            .write(move |connection| -> BoxFuture<'_, Result<bool, LedgerError>> {
+                Box::pin(async move {
+                    Ok(sqlx::query(sql).bind(id.to_string()).execute(connection).await?.rows_affected() > 0)
+                })
+            })
+            .await
+    }
+
+    /// Lets a paused round go on; until `until_ms` it is for its last worker, who has its checkpoint. False when it is not paused.
+    ///
+    /// # Errors
+    /// When it is not durable.
+    pub async fn resume_round(&self, id: RoundId, until_ms: i64) -> Result<bool, LedgerError> {
+        let sql = "UPDATE rounds SET paused = 0, held_ms = CASE WHEN owner IS NULL THEN 0 ELSE CAST($1 AS BIGINT) END \
+                   WHERE id = $2 AND paused <> 0 AND state IN ('open', 'rolling', 'training', 'judging')";
+        self.writer
+            .write(move |connection| -> BoxFuture<'_, Result<bool, LedgerError>> {
+                Box::pin(async move {
+                    let resumed = sqlx::query(sql).bind(until_ms).bind(id.to_string());
+                    Ok(resumed.execute(connection).await?.rows_affected() > 0)
                 })
             })
             .await
@@ -197,6 +233,15 @@ impl Ledger {
         Ok(sqlx::query(sql).fetch_one(&self.reads).await?.try_get("learned")?)
     }
 
+    /// Up to when what was said has been looked at by a round of any end.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn heard_until(&self) -> Result<i64, LedgerError> {
+        let sql = "SELECT COALESCE(MAX(until_ms), 0) AS heard FROM rounds";
+        Ok(sqlx::query(sql).fetch_one(&self.reads).await?.try_get("heard")?)
+    }
+
     /// Notes which samples a version was trained with.
     ///
     /// # Errors
@@ -225,7 +270,28 @@ impl Ledger {
     }
 }
 
-fn round(row: &AnyRow) -> Result<Round, LedgerError> {
+/// Keeps a round, once.
+pub(super) async fn insert_round(connection: &mut AnyConnection, round: &Round) -> Result<(), LedgerError> {
+    let sql = "INSERT INTO rounds (id, state, created_ms, changed_ms, author, plan, since_ms, until_ms, base, candidate, report, held_ms) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0) ON CONFLICT (id) DO NOTHING";
+    sqlx::query(sql)
+        .bind(round.id.to_string())
+        .bind(round.state.word())
+        .bind(round.created_ms)
+        .bind(round.changed_ms)
+        .bind(round.by.clone())
+        .bind(round.plan.clone())
+        .bind(round.since_ms)
+        .bind(round.until_ms)
+        .bind(round.base.as_ref().map(|base| base.0.clone()))
+        .bind(round.candidate.as_ref().map(|candidate| candidate.0.clone()))
+        .bind(round.report.clone())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) fn round(row: &AnyRow) -> Result<Round, LedgerError> {
     let word: &str = row.try_get("state")?;
     let state = RoundState::ALL.into_iter().find(|state| state.word() == word);
     Ok(Round {
@@ -240,5 +306,6 @@ fn round(row: &AnyRow) -> Result<Round, LedgerError> {
         base: row.try_get::<Option<String>, _>("base")?.map(Version),
         candidate: row.try_get::<Option<String>, _>("candidate")?.map(Version),
         report: row.try_get("report")?,
+        paused: row.try_get::<i64, _>("paused")? != 0,
     })
 }

@@ -33,6 +33,10 @@ pub trait Stage {
     /// Everything the next step depends on, `f32`.
     fn state(&self) -> Result<Tensors, TrainError>;
     fn restore(&mut self, state: &Tensors) -> Result<(), TrainError>;
+    /// Whether the run is to be left behind a checkpoint, to go on from it another time.
+    fn leaves(&self) -> bool {
+        false
+    }
     /// Writes what a person would look at into `dir`; returns measurements worth a line. By default there is nothing to see.
     fn look(&self, _dir: &Path, _step: u64) -> Result<Metrics, TrainError> {
         Ok(vec![])
@@ -60,7 +64,7 @@ pub struct RunOptions {
     pub device: Device,
 }
 
-/// Runs `stage` to its end, from its last checkpoint if there is one, and tells what all of its steps have shown.
+/// Runs `stage` to its end, or until it leaves, from its last checkpoint if there is one, and tells what all of its steps have shown.
 ///
 /// # Errors
 /// When a step fails or the folder cannot be written.
@@ -94,7 +98,8 @@ pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<Record, TrainE
         );
         bar.inc(1);
         step += 1;
-        if saved.elapsed() >= options.every || step == stage.steps() {
+        let leaves = stage.leaves();
+        if saved.elapsed() >= options.every || step == stage.steps() || leaves {
             let mut state = stage.state()?;
             state.insert("run.step".into(), Tensor::new(&[step as f32], &options.device)?);
             weights::write(&state_path, &state, DType::F32)?;
@@ -103,6 +108,9 @@ pub fn run(stage: &mut dyn Stage, options: &RunOptions) -> Result<Record, TrainE
             tracing::info!(stage = stage.name(), step, ?metrics, ?seen, "checkpoint");
             draw::curves(&dir.join("curves.svg"), stage.name(), &log.smooth(100))?;
             saved = Instant::now();
+        }
+        if leaves {
+            break;
         }
     }
     bar.finish();
@@ -161,6 +169,7 @@ mod tests {
     struct Counter {
         steps: u64,
         sum: f32,
+        leaves: bool,
     }
 
     impl Stage for Counter {
@@ -177,6 +186,10 @@ mod tests {
             Ok(vec![("sum", self.sum.into())])
         }
 
+        fn leaves(&self) -> bool {
+            self.leaves
+        }
+
         fn state(&self) -> Result<Tensors, TrainError> {
             Ok([("sum".to_owned(), Tensor::new(&[self.sum], &Device::Cpu)?)].into())
         }
@@ -188,10 +201,20 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_is_left_goes_on_from_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = RunOptions { dir: dir.path().to_owned(), every: Duration::MAX, device: Device::Cpu };
+        let go = |leaves| run(&mut Counter { steps: 4, sum: 0.0, leaves }, &options).unwrap();
+        assert_eq!((go(true).steps, go(true).steps), (1, 2));
+        let record = go(false);
+        assert_eq!((record.steps, record.curves["sum"].last()), (4, Some(&(3, 6.0))));
+    }
+
+    #[test]
     fn a_checkpoint_that_cannot_be_written_leaves_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let options = RunOptions { dir: dir.path().to_owned(), every: Duration::MAX, device: Device::Cpu };
-        let go = |steps| run(&mut Counter { steps, sum: 0.0 }, &options);
+        let go = |steps| run(&mut Counter { steps, sum: 0.0, leaves: false }, &options);
         go(3).unwrap();
         // What stands in the way is a folder; a full disk fails the same call.
         let part = dir.path().join("counter/state.part");

@@ -211,7 +211,7 @@ fn votes_are_numbers_and_corrections_exercises() {
     ];
     let numbers: Vec<(SampleId, f64)> = votes(&rated).into_iter().map(|vote| (vote.sample, vote.value)).collect();
     assert_eq!(numbers, [(id, 0.0), (id, 0.25), (first, 1.0), (second, 0.0), (second, 0.0)]);
-    let exercises = corrected(&rated, &mut picture).unwrap();
+    let exercises = corrected(&rated, false, &mut picture).unwrap();
     let ask = exercises[0].ask.as_ref().unwrap();
     assert_eq!((ask.problem.as_str(), ask.solution.as_deref()), ("What color is it?", Some("<answer>red</answer>")));
     let wanted = exercises[1].draw.as_ref().unwrap();

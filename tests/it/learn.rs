@@ -25,7 +25,6 @@ use ulm::train::corl::score::{Drawn, Prompt, log_probs};
 use ulm::train::corl::{CorlOptions, CorlStage};
 use ulm::train::optim::Schedule;
 use ulm::train::player::Player;
-use ulm::train::pretrain::asked;
 use ulm::train::run::{Metrics, Stage};
 use ulm::train::trainable::Lora;
 use ulm::world;
@@ -78,7 +77,7 @@ fn the_trainer_scores_what_the_engine_drew() {
         let prompt = exercise.draw.unwrap().prompt;
         draws.push((model.prompter().draw(&Draw { prompt }).unwrap(), guidance));
         let ask = exercise.ask.unwrap();
-        asks.push(model.prompter().answer(&asked(&ask.picture, &ask.problem)).unwrap());
+        asks.push(model.prompter().answer(&ask.conversation).unwrap());
     }
     let mut work: Vec<(Work, Vec<Sampling>)> = vec![];
     for (prompt, guidance) in &draws {

@@ -88,6 +88,7 @@ fn round() -> Round {
         base: None,
         candidate: None,
         report: None,
+        paused: false,
     }
 }
 

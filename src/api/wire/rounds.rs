@@ -8,6 +8,8 @@ use super::super::error::ApiError;
 use crate::domain::id::RoundId;
 use crate::domain::round::Round;
 
+/// Largest whole number that every JSON reader keeps exactly.
+const SAFE: i64 = (1 << 53) - 1;
 /// Most rounds of a page.
 const MAX_PAGE: u32 = 100;
 
@@ -27,6 +29,13 @@ pub struct Request {
     /// Requests that are learned from at once.
     #[schema(minimum = 1, maximum = 256)]
     lessons: Option<i64>,
+    /// Exercises of a step from the world of shapes, which a verifier judges; 0 by default.
+    #[schema(minimum = 0, maximum = 64)]
+    benchmark: Option<i64>,
+    /// Questions of a step, by letter, that people asked and did not correct: what most of the model's own answers say is taken for right;
+    /// 0 by default.
+    #[schema(minimum = 0, maximum = 64)]
+    unlabelled: Option<i64>,
     /// Where the taste of raters is known well enough: prompts of a step that are drawn anew and judged by it,
     #[schema(minimum = 0, maximum = 64)]
     anew: Option<i64>,
@@ -68,7 +77,6 @@ impl Request {
     /// # Errors
     /// The first parameter that is out of range.
     pub fn parse(self) -> Result<Opening, ApiError> {
-        const SAFE: i64 = (1 << 53) - 1;
         let mut plan = Map::new();
         let mut whole = |name: &str, value: Option<i64>, least: i64, most: i64| match value {
             Some(value) if !(least..=most).contains(&value) => {
@@ -83,6 +91,8 @@ impl Request {
         whole("seed", self.seed, 0, SAFE)?;
         whole("epochs", self.epochs, 1, 20)?;
         whole("lessons", self.lessons, 1, 256)?;
+        whole("benchmark", self.benchmark, 0, 64)?;
+        whole("unlabelled", self.unlabelled, 0, 64)?;
         whole("anew", self.anew, 0, 64)?;
         whole("steps", self.steps, 0, 10_000)?;
         for (name, value, most) in [("rate", self.rate, 0.01), ("hold", self.hold, 10.0)] {
@@ -92,18 +102,8 @@ impl Request {
             }
             plan.insert(name.into(), value.into());
         }
-        if let Some(SuiteRequest { seed, draws, answers }) = self.suite {
-            for (name, value, least, most) in
-                [("suite.seed", seed, 0, SAFE), ("suite.draws", draws, 10, 2000), ("suite.answers", answers, 5, 1000)]
-            {
-                if !(least..=most).contains(&value) {
-                    return Err(ApiError::invalid(
-                        name,
-                        format!("`{name}` must be from {least} to {most}, not {value}."),
-                    ));
-                }
-            }
-            plan.insert("suite".into(), json!({ "seed": seed, "draws": draws, "answers": answers }));
+        if let Some(suite) = self.suite {
+            plan.insert("suite".into(), suite.parse()?);
         }
         let since_ms = match self.since {
             Some(since) if !(0..=SAFE / 1000).contains(&since) => {
@@ -115,6 +115,24 @@ impl Request {
             since => since.map(|since| 1000 * since),
         };
         Ok(Opening { since_ms, plan: Value::Object(plan).to_string() })
+    }
+}
+
+impl SuiteRequest {
+    /// As a plan has it.
+    ///
+    /// # Errors
+    /// The first number that is out of range.
+    pub fn parse(self) -> Result<Value, ApiError> {
+        let Self { seed, draws, answers } = self;
+        for (name, value, least, most) in
+            [("suite.seed", seed, 0, SAFE), ("suite.draws", draws, 10, 2000), ("suite.answers", answers, 5, 1000)]
+        {
+            if !(least..=most).contains(&value) {
+                return Err(ApiError::invalid(name, format!("`{name}` must be from {least} to {most}, not {value}.")));
+            }
+        }
+        Ok(json!({ "seed": seed, "draws": draws, "answers": answers }))
     }
 }
 
@@ -154,9 +172,11 @@ pub struct RoundCard {
     /// Unix seconds.
     pub created: i64,
     pub changed: i64,
+    /// It waits until somebody resumes it.
+    pub paused: bool,
     /// Who or what opened it.
     pub by: String,
-    /// It learns from what was said after this, Unix seconds, and not after that.
+    /// It learns from what was said after this, Unix seconds, and not after that; both 0 where it learns from a file.
     pub since: i64,
     pub until: i64,
     /// What it was told to do otherwise than usual.
@@ -182,6 +202,7 @@ impl From<Round> for RoundCard {
             status: round.state.word(),
             created: round.created_ms / 1000,
             changed: round.changed_ms / 1000,
+            paused: round.paused,
             by: round.by,
             since: round.since_ms / 1000,
             until: round.until_ms / 1000,

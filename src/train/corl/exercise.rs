@@ -7,7 +7,9 @@ use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
 use super::super::TrainError;
+use super::super::pretrain::asked as about;
 use super::rows::Rows;
+use super::rows::items::Items;
 use crate::reward::answer::QaType;
 use crate::reward::{Asked, Wanted};
 use crate::world::{Category, Dice, Form, Kind, Scene, Split, question, render};
@@ -24,6 +26,8 @@ pub struct Exercise {
 pub enum Source {
     World,
     Rows(Rows),
+    /// Of a file that a client sent.
+    Items(Items),
     /// These, over and over, and what stands for them.
     Given(Vec<Exercise>, String),
 }
@@ -35,6 +39,7 @@ impl Source {
         match self {
             Self::World => "world",
             Self::Rows(rows) => rows.digest(),
+            Self::Items(items) => items.digest(),
             Self::Given(_, digest) => digest,
         }
     }
@@ -47,6 +52,7 @@ impl Source {
         match self {
             Self::World => Ok(course(from, n, seed, |dice| of_world(practice, dice))),
             Self::Rows(rows) => rows.exercises(from, n, seed),
+            Self::Items(items) => items.exercises(from, n, seed),
             Self::Given(all, _) => Ok(given(all, from, n)),
         }
     }
@@ -62,7 +68,7 @@ impl Source {
                 let rows = rows.exercises(from, n, seed)?;
                 Ok(rows.into_iter().map(|exercise| Exercise { draw: None, ..exercise }).collect())
             }
-            Self::Given(..) => Ok(vec![]),
+            Self::Items(_) | Self::Given(..) => Ok(vec![]),
         }
     }
 }
@@ -120,10 +126,11 @@ fn form(practice: Practice, dice: &mut Dice) -> Form {
 
 fn asked(scene: &Scene, question: question::Question) -> Asked {
     Asked {
-        picture: Arc::new(render(scene)),
+        conversation: about(&Arc::new(render(scene)), &question.text),
         solution: Some(format!("<answer>{}</answer>", question.answer)),
         kind: if question.form == Form::Choice { QaType::Choice } else { QaType::Open },
         problem: question.text,
+        item: None,
     }
 }
 
@@ -145,10 +152,10 @@ pub fn of_world(practice: Practice, dice: &mut Dice) -> Exercise {
     let question = question.or_else(|| question::ask(&scene, Kind::Count, form, dice));
     let question = question.map(|question| asked(&scene, question));
     let draw = Wanted {
-        prompt: caption.text,
         real: Some(Arc::new(render(&scene))),
         requirement: Some(caption.requirement),
         question: question.clone(),
+        ..Wanted::of(caption.text)
     };
     Exercise { draw: Some(draw), ask: question.filter(|_| practice == Practice::Unified) }
 }

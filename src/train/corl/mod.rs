@@ -8,7 +8,7 @@ mod learn;
 pub mod lesson;
 pub mod loss;
 pub mod merge;
-mod oracle;
+pub mod oracle;
 pub mod rollout;
 pub mod rows;
 pub mod score;

@@ -6,7 +6,7 @@ use super::super::player::Player;
 use super::rollout::roll;
 use crate::domain::picture::Picture;
 use crate::domain::sample::Output;
-use crate::domain::task::Sampling;
+use crate::domain::task::{Answer, Sampling};
 use crate::engine::command::Work;
 use crate::model::Model;
 use crate::model::network::Span;
@@ -15,8 +15,8 @@ use crate::reward::{Oracle, RewardError, States};
 use crate::train::pretrain::asked;
 
 /// See the module text.
-pub struct Eyes<'a> {
-    pub player: &'a Player,
+pub struct Eyes {
+    pub player: Player,
     /// Most tokens of an answer.
     pub answer_tokens: usize,
 }
@@ -25,15 +25,20 @@ fn failed(error: impl std::fmt::Display) -> RewardError {
     RewardError::Oracle(error.to_string())
 }
 
-impl Oracle for Eyes<'_> {
+impl Oracle for Eyes {
     fn answers(&self, questions: &[(Arc<Picture>, String)]) -> Result<Vec<String>, RewardError> {
-        let model = &self.player.model;
         let sampling = Sampling { temperature: 0.0, max_tokens: self.answer_tokens, ..Sampling::default() };
-        let work = questions.iter().map(|(picture, question)| {
-            let prompt = model.prompter().answer(&asked(picture, question)).map_err(failed)?;
-            Ok((Work::Answer(prompt), vec![sampling.clone()]))
+        let conversations = questions.iter().map(|(picture, question)| (asked(picture, question), sampling.clone()));
+        self.replies(conversations.collect())
+    }
+
+    fn replies(&self, conversations: Vec<(Answer, Sampling)>) -> Result<Vec<String>, RewardError> {
+        let model = &self.player.model;
+        let work = conversations.into_iter().map(|(conversation, sampling)| {
+            let prompt = model.prompter().answer(&conversation).map_err(failed)?;
+            Ok((Work::Answer(prompt), vec![sampling]))
         });
-        let groups = roll(self.player, work.collect::<Result<_, RewardError>>()?).map_err(failed)?;
+        let groups = roll(&self.player, work.collect::<Result<_, RewardError>>()?).map_err(failed)?;
         let texts = groups.into_iter().flatten().map(|sample| match sample.output {
             Output::Text(text) => Ok(text),
             Output::Picture(_) => Err(failed("a question was answered with a picture")),

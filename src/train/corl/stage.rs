@@ -15,7 +15,6 @@ use super::super::TrainError;
 use super::super::eval::glance;
 use super::super::optim::{AdamW, AdamWOptions, Schedule};
 use super::super::player::Player;
-use super::super::pretrain::asked;
 use super::super::run::{Metrics, Stage};
 use super::super::trainable::{Lora, Trainable};
 use super::advantage::Coupling;
@@ -193,7 +192,7 @@ impl CorlStage {
                 prompts.push((exercise, LessonPrompt::Picture(prompt)));
             }
             if let Some(question) = ask {
-                let prompt = prompter.answer(&asked(&question.picture, &question.problem))?;
+                let prompt = prompter.answer(&question.conversation)?;
                 let plain = Sampling { max_tokens: o.answer_tokens, ..Sampling::default() };
                 work.push((Work::Answer(prompt.clone()), samplings(plain)));
                 prompts.push((exercise, LessonPrompt::Answer(prompt)));
@@ -207,7 +206,7 @@ impl CorlStage {
 
     /// What each sample earned.
     fn score(&self, player: &Player, exercises: &[Exercise], group: &Group) -> Result<Vec<Score>, RewardError> {
-        let eyes = Eyes { player, answer_tokens: self.options.answer_tokens };
+        let eyes = Eyes { player: player.clone(), answer_tokens: self.options.answer_tokens };
         let Exercise { draw, ask } = &exercises[group.exercise];
         match (&group.prompt, draw, ask) {
             (LessonPrompt::Picture(_), Some(wanted), _) => {

@@ -21,8 +21,8 @@ use crate::train::pretrain::asked;
 const AT_ONCE: usize = 16;
 /// The AUC from which a model of taste is believed about raters, and from which as a reward, which is harder: what earns it is sought out. At
 /// 0.64 a policy learned to please it and to draw worse (see the log in ARCHITECTURE.md).
-const GOOD: f64 = 0.6;
-const VERY_GOOD: f64 = 0.7;
+pub(super) const GOOD: f64 = 0.6;
+pub(super) const VERY_GOOD: f64 = 0.7;
 /// Numbers of a row that only what was logged has: how likely the picture was when it was drawn.
 const LOGGED: usize = 3;
 
@@ -112,12 +112,12 @@ impl<'a> Tasting<'a> {
         Ok(Self { rows, quality: Some(quality), of_pictures, foretold })
     }
 
-    /// The taste of all raters who are heard, of pictures alone, where it is good enough to be a reward.
+    /// The taste of all raters who are heard, of pictures alone, where its AUC is at least this.
     #[must_use]
-    pub fn taste(&self, votes: &[Vote<SampleId>], raters: &[Rater]) -> Option<Taste> {
+    pub fn taste(&self, votes: &[Vote<SampleId>], raters: &[Rater], least: f64) -> Option<Taste> {
         let silent: BTreeSet<&str> =
             raters.iter().filter(|rater| rater.weight == 0.0).map(|rater| rater.name.as_str()).collect();
-        let good = self.of_pictures.is_some_and(|quality| quality.auc >= VERY_GOOD);
+        let good = self.of_pictures.is_some_and(|quality| quality.auc >= least);
         good.then(|| Taste::learn(&judged(&self.rows, LOGGED, votes, |rater| !silent.contains(rater)).1))
     }
 }
@@ -139,10 +139,22 @@ fn judged<'r, 'v: 'r>(
 }
 
 /// What raters would think of a picture, by the model of their taste.
+#[derive(Clone)]
 pub struct Tasted {
     pub taste: Taste,
     /// Whose features it is of.
     pub model: Arc<Model>,
+}
+
+impl Tasted {
+    /// What they would think of pictures of a prompt, 0 to 1.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn of(&self, prompt: &str, pictures: &[&Picture]) -> Result<Vec<f64>, TrainError> {
+        let seen: Vec<_> = pictures.iter().map(|&picture| (Arc::new(picture.clone()), prompt)).collect();
+        Ok(features(&self.model, &seen)?.iter().map(|row| self.taste.of(row)).collect())
+    }
 }
 
 impl DrawReward for Tasted {
@@ -151,8 +163,6 @@ impl DrawReward for Tasted {
     }
 
     fn score(&self, wanted: &Wanted, group: &[&Picture], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
-        let seen: Vec<_> = group.iter().map(|&picture| (Arc::new(picture.clone()), wanted.prompt.as_str())).collect();
-        let rows = features(&self.model, &seen).map_err(|e| RewardError::Oracle(e.to_string()))?;
-        Ok(Some(rows.iter().map(|row| self.taste.of(row)).collect()))
+        Ok(Some(self.of(&wanted.prompt, group).map_err(|e| RewardError::Oracle(e.to_string()))?))
     }
 }

@@ -20,6 +20,7 @@ use crate::train::TrainError;
 use crate::train::corl::advantage::{Scale, advantages};
 use crate::train::corl::exercise::Exercise;
 use crate::train::corl::lesson::{Lesson, LessonPrompt, Try};
+use crate::train::pretrain::asked as about;
 
 /// Requests whose digest begins below this, a tenth of them, are never learned from, so that there is something to judge by.
 const HELD_OUT: u8 = 26;
@@ -174,24 +175,27 @@ fn shown(
 }
 
 /// Exercises with a label from what people corrected: a question about one picture with the right answer, a prompt with the right picture.
+/// Of requests that are held out, or of all others.
 ///
 /// # Errors
 /// When a picture is missing.
 pub fn corrected(
     rated: &[RatedCall],
+    held_out: bool,
     picture: &mut dyn FnMut(&BlobId) -> Result<Arc<Picture>, TrainError>,
 ) -> Result<Vec<Exercise>, TrainError> {
     let mut exercises = Vec::new();
-    for RatedCall { kept, feedback } in rated.iter().filter(|rated| !is_held_out(&rated.kept.call.asked)) {
+    for RatedCall { kept, feedback } in rated.iter().filter(|rated| is_held_out(&rated.kept.call.asked) == held_out) {
         for feedback in feedback {
             let exercise = match (&kept.call.asked, &feedback.opinion) {
                 (Asked::Answer(answer), Opinion::CorrectAnswer(text)) => match alone(answer) {
                     Some((blob, question)) => {
                         let ask = reward::Asked {
-                            picture: picture(blob)?,
+                            conversation: about(&picture(blob)?, &question),
                             problem: question,
                             solution: Some(format!("<answer>{text}</answer>")),
                             kind: QaType::Open,
+                            item: None,
                         };
                         Exercise { draw: None, ask: Some(ask) }
                     }
@@ -199,7 +203,7 @@ pub fn corrected(
                 },
                 (Asked::Draw(draw), Opinion::CorrectPicture(blob)) => {
                     let (prompt, real) = (draw.prompt.clone(), Some(picture(blob)?));
-                    Exercise { draw: Some(Wanted { prompt, real, requirement: None, question: None }), ask: None }
+                    Exercise { draw: Some(Wanted { real, ..Wanted::of(prompt) }), ask: None }
                 }
                 _ => continue,
             };
@@ -209,14 +213,38 @@ pub fn corrected(
     Ok(exercises)
 }
 
-/// What was asked to be drawn and was judged, each prompt once.
+/// What was asked to be drawn and was judged, each prompt once; of requests that are held out, or of all others.
 #[must_use]
-pub fn prompts(rated: &[RatedCall]) -> Vec<Exercise> {
-    let asked = rated.iter().map(|rated| &rated.kept.call.asked).filter(|asked| !is_held_out(asked));
-    let prompts: BTreeSet<&String> =
-        asked.filter_map(|asked| if let Asked::Draw(draw) = asked { Some(&draw.prompt) } else { None }).collect();
-    let wanted = |prompt: &String| Wanted { prompt: prompt.clone(), real: None, requirement: None, question: None };
-    prompts.into_iter().map(|prompt| Exercise { draw: Some(wanted(prompt)), ask: None }).collect()
+pub fn prompts(rated: &[RatedCall], held_out: bool) -> BTreeSet<&str> {
+    let asked = rated.iter().map(|rated| &rated.kept.call.asked).filter(|asked| is_held_out(asked) == held_out);
+    asked.filter_map(|asked| if let Asked::Draw(draw) = asked { Some(draw.prompt.as_str()) } else { None }).collect()
+}
+
+/// Questions by letter that nobody corrected, each once: what most of the model's own answers say is taken for right (TTRL, arXiv 2504.16084).
+///
+/// # Errors
+/// When a picture is missing.
+pub fn unlabelled(
+    rated: &[RatedCall],
+    picture: &mut dyn FnMut(&BlobId) -> Result<Arc<Picture>, TrainError>,
+) -> Result<Vec<Exercise>, TrainError> {
+    let mut asked = BTreeMap::new();
+    for RatedCall { kept, feedback } in rated.iter().filter(|rated| !is_held_out(&rated.kept.call.asked)) {
+        if let Asked::Answer(answer) = &kept.call.asked
+            && let Some((blob, problem)) = alone(answer)
+            && problem.contains("\nA. ")
+            && problem.contains("\nB. ")
+            && !feedback.iter().any(|said| matches!(said.opinion, Opinion::CorrectAnswer(_)))
+        {
+            asked.insert((blob.to_string(), problem), blob);
+        }
+    }
+    let exercise = |((_, problem), blob): ((String, String), &BlobId)| {
+        let conversation = about(&picture(blob)?, &problem);
+        let ask = reward::Asked { conversation, problem, solution: None, kind: QaType::Choice, item: None };
+        Ok(Exercise { draw: None, ask: Some(ask) })
+    };
+    asked.into_iter().map(exercise).collect()
 }
 
 /// The picture and the words of a conversation that is one question about one picture.

@@ -19,7 +19,7 @@ use crate::train::run::{Metrics, Stage};
 
 /// How long a claim holds, and how often it is renewed.
 pub(super) const LEASE_MS: i64 = 30_000;
-const RENEW: Duration = Duration::from_secs(8);
+const RENEW: Duration = Duration::from_secs(2);
 
 /// A claim on a round, for as long as this lives.
 pub(super) struct Holding {
@@ -55,12 +55,13 @@ impl Holding {
     }
 
     /// # Errors
-    /// When the round has been cancelled or is another's, or the process ends.
+    /// When the round has been cancelled or paused, or is another's, or the process ends.
     pub fn check(&self) -> Result<(), RoundError> {
-        match self.lost.load(Ordering::Relaxed) || self.stop.load(Ordering::Relaxed) {
-            true => Err(RoundError::Lost),
-            false => Ok(()),
-        }
+        if self.is_lost() { Err(RoundError::Lost) } else { Ok(()) }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed) || self.stop.load(Ordering::Relaxed)
     }
 }
 
@@ -70,10 +71,12 @@ impl Drop for Holding {
     }
 }
 
-/// A stage that stops when its round is no longer held.
+/// A stage that is left behind a checkpoint when its round is no longer held, and tells of its steps.
 pub(super) struct Held<'a> {
     pub stage: &'a mut CorlStage,
     pub holding: &'a Holding,
+    /// Given the number of a step, from 0, and its numbers.
+    pub tell: &'a dyn Fn(u64, &Metrics),
 }
 
 impl Stage for Held<'_> {
@@ -90,8 +93,13 @@ impl Stage for Held<'_> {
     }
 
     fn step(&mut self, step: u64) -> Result<Metrics, TrainError> {
-        self.holding.check().map_err(|error| TrainError::State(error.to_string()))?;
-        self.stage.step(step)
+        let metrics = self.stage.step(step)?;
+        (self.tell)(step, &metrics);
+        Ok(metrics)
+    }
+
+    fn leaves(&self) -> bool {
+        self.holding.is_lost()
     }
 
     fn state(&self) -> Result<Tensors, TrainError> {

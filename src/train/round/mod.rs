@@ -7,7 +7,11 @@ pub mod gate;
 pub mod gather;
 mod holding;
 pub mod judge;
+mod own;
 pub mod plan;
+mod rows;
+mod said;
+mod settle;
 pub mod stats;
 pub mod taste;
 mod trying;
@@ -28,7 +32,7 @@ pub enum RoundError {
     Train(#[from] TrainError),
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// It was cancelled, or another holds it, or this process ends.
+    /// It was cancelled or paused, or another holds it, or this process ends.
     #[error("the round is no longer ours")]
     Lost,
     #[error("{0}")]

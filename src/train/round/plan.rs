@@ -1,6 +1,7 @@
 //! What a round is to do, and when one is due. Pure; knows no ledger and no clock.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::judge::Suite;
 
@@ -13,6 +14,10 @@ pub struct Plan {
     pub epochs: u64,
     /// Lessons of a step.
     pub lessons: usize,
+    /// Exercises of a step from the world of shapes, which a verifier judges: what share of all practice is a benchmark.
+    pub benchmark: usize,
+    /// Questions of a step, by letter, that people asked and did not correct; most of the model's own answers are taken for right.
+    pub unlabelled: usize,
     /// Where the taste of raters is known well enough: prompts of a step that are drawn anew and judged by it, and the fewest steps.
     pub anew: usize,
     pub steps: u64,
@@ -28,6 +33,24 @@ pub struct Plan {
     pub loudest: f64,
     /// What the candidate is judged by.
     pub suite: Suite,
+    /// Times the learning rate.
+    pub multiplier: f64,
+    /// Times the samples of each row of a file.
+    pub effort: f64,
+    /// It learns from rows of a file in place of what was said of samples; `lessons` of them a step.
+    pub rows: Option<RowsPlan>,
+    /// Its candidate stays, to be asked for by name, whatever the gate says.
+    pub keep: bool,
+}
+
+/// What a round learns from that has a file of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowsPlan {
+    /// The digest of the file.
+    pub file: String,
+    /// What its samples earn.
+    pub grader: Value,
 }
 
 impl Default for Plan {
@@ -36,6 +59,8 @@ impl Default for Plan {
             seed: 1,
             epochs: 2,
             lessons: 24,
+            benchmark: 0,
+            unlabelled: 0,
             anew: 8,
             steps: 100,
             rate: 3e-4,
@@ -44,6 +69,10 @@ impl Default for Plan {
             hold: 1.0,
             loudest: 0.25,
             suite: Suite { seed: 3, draws: 100, answers: 20 },
+            multiplier: 1.0,
+            effort: 1.0,
+            rows: None,
+            keep: false,
         }
     }
 }

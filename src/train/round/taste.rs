@@ -34,6 +34,7 @@ const RATE: f64 = 0.5;
 const DECAY: f64 = 20.0;
 
 /// Weights of standardised features.
+#[derive(Clone)]
 pub struct Taste {
     means: Vec<f64>,
     scales: Vec<f64>,

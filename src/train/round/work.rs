@@ -1,52 +1,44 @@
 //! Working on rounds: claimed, gathered, trained, judged, promoted or refused, each step written to the ledger before the next. For a
 //! thread of its own.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rand::SeedableRng as _;
-use rand::seq::SliceRandom as _;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
 use super::RoundError;
-use super::features::{Tasted, Tasting};
-use super::gate::{Verdict, decide};
-use super::gather::{Lessons, Taking, corrected, lessons, prompts, votes};
 use super::holding::{Held, Holding, LEASE_MS};
-use super::judge::{Looks, compare};
+use super::own::Own;
 use super::plan::{Plan, Policy};
-use super::taste::{Quality, Taste};
-use super::trying::by;
-use crate::domain::id::{BlobId, RoundId, SampleId};
-use crate::domain::picture::Picture;
+use crate::domain::id::{RoundId, SampleId};
+use crate::domain::job::{Level, RoundEvent};
 use crate::domain::round::{KnownVersion, Round, RoundState};
 use crate::domain::sample::Version;
 use crate::domain::trial::Terms;
 use crate::engine::EngineHandle;
 use crate::model::{Defaults, Model};
-use crate::picture::decode::{self, MAX_PIXELS};
-use crate::reward::answer::QaType;
-use crate::reward::human::{Listening, Rater, Vote, hear};
-use crate::reward::{Accuracy, AnswerReward, DrawReward, Format, Likeness, Mix, Variety};
-use crate::store::{Ledger, LedgerError, Move, RatedCall};
-use crate::train::TrainError;
-use crate::train::corl::exercise::{Exercise, Practice, Source};
-use crate::train::corl::{CorlOptions, CorlStage};
-use crate::train::optim::Schedule;
-use crate::train::player::Player;
-use crate::train::run::{RunOptions, run};
-use crate::world::Dice;
+use crate::store::{Ledger, LedgerError, Move};
+use crate::train::corl::CorlStage;
+use crate::train::run::{Metrics, RunOptions, Stage as _, run};
 
 /// Time between looks for work.
 const EVERY: Duration = Duration::from_secs(1);
-/// Requests read at once.
-const PAGE: u32 = 200;
-/// Versions that were live last whose weights are kept.
-const KEPT: usize = 3;
+/// Most steps of a round that are told of, about.
+const TOLD: u64 = 200;
+
+/// What a round learns from, ready to be run.
+pub(super) struct Study {
+    pub stage: CorlStage,
+    /// What it is, for the report.
+    pub told: Value,
+    /// Samples of the ledger among it.
+    pub samples: Vec<SampleId>,
+    /// Held-out work of users to judge the candidate by.
+    pub own: Own,
+}
 
 /// Works on rounds, one after another, beside an engine that serves.
 pub struct Rounds {
@@ -66,19 +58,6 @@ pub struct Rounds {
     pub stop: Arc<AtomicBool>,
     /// The time, Unix milliseconds.
     pub now_ms: fn() -> i64,
-}
-
-/// What was judged, gathered.
-struct Gathered {
-    lessons: Lessons,
-    corrected: Vec<Exercise>,
-    /// What was asked to be drawn, to be drawn anew and judged by the taste of those who are heard, where that is good enough.
-    prompts: Vec<Exercise>,
-    taste: Option<Taste>,
-    /// Of taste, with what was logged and of pictures alone.
-    quality: [Option<Quality>; 2],
-    raters: Vec<Rater>,
-    requests: usize,
 }
 
 impl Rounds {
@@ -123,13 +102,21 @@ impl Rounds {
         let holding = Holding::on(&self.runtime, ledger, round.id, owner, self.now_ms, stop);
         match self.work(round.clone(), &holding) {
             Ok(state) => tracing::info!(round = %round.id, state = state.word(), "a round has ended"),
-            Err(RoundError::Lost) => tracing::info!(round = %round.id, "left a round"),
+            Err(RoundError::Lost) => {
+                tracing::info!(round = %round.id, "left a round");
+                let now = self.runtime.block_on(self.ledger.round(round.id))?;
+                if now.is_some_and(|now| now.state.is_final()) {
+                    let _ = std::fs::remove_dir_all(self.folder(round.id));
+                }
+            }
             Err(RoundError::Ledger(error @ LedgerError::Unavailable(_))) => return Err(error),
             Err(error) => {
                 tracing::warn!(round = %round.id, %error, "a round has failed");
                 let state = self.runtime.block_on(self.ledger.round(round.id))?.map_or(round.state, |now| now.state);
                 let report = Some(json!({ "error": error.to_string() }).to_string());
                 if !state.is_final() {
+                    let message = format!("Failed: {error}");
+                    self.tell(RoundEvent::say(round.id, (self.now_ms)(), Level::Error, message));
                     self.go(&round, state, RoundState::Failed, Move { report, ..self.still(&round) })?;
                 }
                 let _ = std::fs::remove_dir_all(self.folder(round.id));
@@ -143,12 +130,12 @@ impl Rounds {
         let now = (self.now_ms)();
         let due = async {
             let last = self.ledger.rounds(None, 1).await?.pop();
-            if last.as_ref().is_some_and(|last| !last.state.is_final()) {
+            if last.as_ref().is_some_and(|last| !last.state.is_final() && !last.paused) {
                 return Ok(None);
             }
             let since = self.ledger.learned_until().await?;
             // A refused round's feedback is learned from again, but does not call for another round.
-            let heard = last.as_ref().map_or(since, |last| last.until_ms.max(since));
+            let heard = self.ledger.heard_until().await?.max(since);
             let said = self.ledger.said_since(heard).await?;
             Ok::<_, LedgerError>(policy.is_due(now, last.map(|last| last.created_ms), said).then_some(since))
         };
@@ -162,7 +149,7 @@ impl Rounds {
     }
 
     /// A move that changes nothing yet.
-    fn still(&self, round: &Round) -> Move {
+    pub(super) fn still(&self, round: &Round) -> Move {
         Move {
             id: round.id,
             owner: self.owner.clone(),
@@ -181,11 +168,21 @@ impl Rounds {
     }
 
     /// Moves a round on, or learns that it is another's.
-    fn on(&self, round: &mut Round, to: RoundState, with: Move) -> Result<(), RoundError> {
+    pub(super) fn on(&self, round: &mut Round, to: RoundState, with: Move) -> Result<(), RoundError> {
         if !self.go(round, round.state, to, with)? {
             return Err(RoundError::Lost);
         }
         round.state = to;
+        let event = |level, message: &str| RoundEvent::say(round.id, (self.now_ms)(), level, message.to_owned());
+        self.tell(match to {
+            RoundState::Rolling => event(Level::Info, "Taken up: gathering what there is to learn from"),
+            RoundState::Training => event(Level::Info, "Training has begun"),
+            RoundState::Judging => event(Level::Info, "Trained; the candidate is judged beside the live version"),
+            RoundState::Trying => event(Level::Info, "The gate passed the candidate; a share of the people tries it"),
+            RoundState::Promoted => event(Level::Info, "The gate made the candidate live"),
+            RoundState::Refused => event(Level::Warn, "The gate did not make the candidate live"),
+            _ => return Ok(()),
+        });
         Ok(())
     }
 
@@ -194,39 +191,49 @@ impl Rounds {
         let plan: Plan = serde_json::from_str(&round.plan)
             .map_err(|e| RoundError::Failed(format!("its plan cannot be read: {e}")))?;
         if round.state == RoundState::Open {
-            let live = self.runtime.block_on(self.ledger.live())?;
-            let base = live.ok_or_else(|| RoundError::Failed("no version is live".into()))?.version;
+            let live = || -> Result<Version, RoundError> {
+                let live = self.runtime.block_on(self.ledger.live())?;
+                Ok(live.ok_or_else(|| RoundError::Failed("no version is live".into()))?.version)
+            };
+            // It may have been opened to begin with another.
+            let base = round.base.clone().map_or_else(live, Ok)?;
             round.base = Some(base.clone());
             let with = Move { base: Some(base), ..self.still(&round) };
             self.on(&mut round, RoundState::Rolling, with)?;
         }
         let base = round.base.clone().ok_or_else(|| RoundError::Failed("it has begun with nothing".into()))?;
         let base = self.loaded(&base)?;
-        let candidate = match (round.state, &round.candidate) {
-            (RoundState::Judging, Some(candidate)) => self.fetch(&base, candidate)?,
+        let (candidate, own) = match (round.state, &round.candidate) {
+            (RoundState::Judging, Some(candidate)) => {
+                let own = match plan.rows {
+                    Some(_) => Own::default(),
+                    None => self.own(&round, &plan, &base)?,
+                };
+                (self.fetch(&base, candidate)?, own)
+            }
             _ => self.learn(&mut round, &plan, &base, holding)?,
         };
         // The candidate is in the ledger now.
         let _ = std::fs::remove_dir_all(self.folder(round.id));
-        self.judge(&mut round, &plan, &candidate, holding)?;
+        self.judge(&mut round, &plan, &candidate, &own, holding)?;
         Ok(round.state)
     }
 
-    /// Weights that the engine holds.
-    fn loaded(&self, version: &Version) -> Result<Arc<Model>, RoundError> {
-        let found = self.engine.models().into_iter().find(|model| model.version() == version);
-        found.ok_or_else(|| {
-            RoundError::Failed(format!("the version it began with, {}, is not served here any more", version.0))
-        })
+    /// Weights that the engine holds, or the ledger.
+    pub(super) fn loaded(&self, version: &Version) -> Result<Arc<Model>, RoundError> {
+        match self.engine.models().into_iter().find(|model| model.version() == version) {
+            Some(model) => Ok(model),
+            None => self.fetch(&self.engine.model(), version),
+        }
     }
 
-    /// A candidate from the ledger's files.
-    fn fetch(&self, base: &Model, version: &Version) -> Result<Arc<Model>, RoundError> {
+    /// Weights from the ledger's files, in the frame of another version.
+    fn fetch(&self, frame: &Model, version: &Version) -> Result<Arc<Model>, RoundError> {
         let known = self.runtime.block_on(self.ledger.version(version))?;
-        let gone = || RoundError::Failed(format!("its candidate {} is gone", version.0));
+        let gone = || RoundError::Failed(format!("the weights of version {} are gone", version.0));
         let weights = known.and_then(|known| known.weights).ok_or_else(gone)?;
         let bytes = self.runtime.block_on(self.ledger.blobs().get(&weights))?;
-        let model = base.with_weights_file(&bytes)?;
+        let model = frame.with_weights_file(&bytes)?;
         if model.version() == version { Ok(Arc::new(model)) } else { Err(gone()) }
     }
 
@@ -237,36 +244,19 @@ impl Rounds {
         plan: &Plan,
         base: &Arc<Model>,
         holding: &Holding,
-    ) -> Result<Arc<Model>, RoundError> {
-        let gathered = self.gather(round, plan, base)?;
-        let Gathered { lessons, corrected, prompts, quality, raters, requests, .. } = &gathered;
-        if lessons.lessons.is_empty() && corrected.is_empty() {
-            return Err(RoundError::Failed(format!(
-                "there is nothing to learn from: {requests} requests were judged, {} samples of weights too old; what is judged alike, \
-                 or kept for judging, tells nothing",
-                lessons.too_old
-            )));
-        }
+    ) -> Result<(Arc<Model>, Own), RoundError> {
+        let Study { mut stage, told, samples, own } = match &plan.rows {
+            Some(rows) => self.of_rows(plan, rows, base)?,
+            None => self.of_what_was_said(round, plan, base)?,
+        };
         if round.state == RoundState::Rolling {
             let with = self.still(round);
             self.on(round, RoundState::Training, with)?;
         }
-        let told = json!({
-            "requests": requests,
-            "lessons": lessons.lessons.len(),
-            "pictures": lessons.pictures,
-            "answers": lessons.answers,
-            "corrections": corrected.len(),
-            "too_old": lessons.too_old,
-            "taste": quality[0],
-            "taste_of_pictures_alone": quality[1],
-            "drawn_anew": prompts.len(),
-            "raters": raters.iter().map(rater).collect::<Vec<_>>(),
-        });
-        let samples: Vec<SampleId> = lessons.samples.clone();
         let dir = self.folder(round.id);
-        let mut stage = self.stage(plan, base, gathered)?;
-        let mut held = Held { stage: &mut stage, holding };
+        let (id, steps) = (round.id, stage.steps());
+        let tell = |step: u64, metrics: &Metrics| self.tell_step(id, step, steps, metrics);
+        let mut held = Held { stage: &mut stage, holding, tell: &tell };
         let how = RunOptions { dir, every: Duration::from_secs(60), device: base.network().device().clone() };
         let record = run(&mut held, &how);
         holding.check()?;
@@ -287,7 +277,7 @@ impl Rounds {
             weights: Some(file.id().clone()),
             bytes: size,
             scores: "{}".into(),
-            pinned: false,
+            pinned: plan.keep,
         };
         self.runtime.block_on(async {
             self.ledger.know(known, &[file]).await?;
@@ -298,194 +288,36 @@ impl Rounds {
         round.report = Some(report.to_string());
         let with = Move { candidate: round.candidate.clone(), report: round.report.clone(), ..self.still(round) };
         self.on(round, RoundState::Judging, with)?;
-        Ok(model)
+        Ok((model, own))
     }
 
-    fn gather(&self, round: &Round, plan: &Plan, base: &Model) -> Result<Gathered, RoundError> {
-        let mut rated: Vec<RatedCall> = Vec::new();
-        loop {
-            let after = rated.last().map(|rated| rated.kept.call.id);
-            let page = self.runtime.block_on(self.ledger.rated(round.since_ms, round.until_ms, after, PAGE))?;
-            if page.is_empty() {
-                break;
-            }
-            rated.extend(page);
+    /// Tells what happened to whoever watches the round. The round itself does not depend on it.
+    pub(super) fn tell(&self, event: RoundEvent) {
+        if let Err(error) = self.runtime.block_on(self.ledger.tell(event)) {
+            tracing::warn!(%error, "what happened in a round could not be told");
         }
-        let promotions = self.runtime.block_on(self.ledger.promotions(u32::MAX >> 1))?;
-        let newest = promotions.first().map_or(0, |newest| newest.number);
-        let mut last: BTreeMap<Version, i64> = BTreeMap::new();
-        for promotion in promotions.iter().rev() {
-            last.insert(promotion.version.clone(), promotion.number);
-        }
-        let is_young = |version: &Version| last.get(version).is_some_and(|number| newest - number <= plan.oldest);
-        let mut pictures: BTreeMap<BlobId, Arc<Picture>> = BTreeMap::new();
-        let mut picture = |blob: &BlobId| -> Result<Arc<Picture>, TrainError> {
-            if let Some(picture) = pictures.get(blob) {
-                return Ok(Arc::clone(picture));
-            }
-            let failed = |e: &dyn std::fmt::Display| TrainError::State(format!("picture {blob}: {e}"));
-            let bytes = self.runtime.block_on(self.ledger.blobs().get(blob)).map_err(|e| failed(&e))?;
-            let picture = Arc::new(decode::picture(&bytes, MAX_PIXELS).map_err(|e| failed(&e))?);
-            pictures.insert(blob.clone(), Arc::clone(&picture));
-            Ok(picture)
-        };
-        let votes = votes(&rated);
-        let tasting = Tasting::of(base, &rated, &votes, &mut picture)?;
-        let judge = |vote: &Vote<SampleId>| tasting.foretold.get(&(vote.sample, vote.rater.as_str())).copied();
-        let listening = Listening { cap: plan.loudest, ..Listening::default() };
-        let (heard, raters) = hear(&votes, judge, listening);
-        let taking = Taking { cap: plan.importance, hold: plan.hold };
-        let lessons = lessons(&rated, &heard, base, taking, is_young, &mut picture)?;
-        let corrected = corrected(&rated, &mut picture)?;
-        let taste = tasting.taste(&votes, &raters);
-        let prompts = if taste.is_some() { prompts(&rated) } else { vec![] };
-        Ok(Gathered {
-            lessons,
-            corrected,
-            prompts,
-            taste,
-            quality: [tasting.quality, tasting.of_pictures],
-            raters,
-            requests: rated.len(),
-        })
     }
 
-    fn stage(&self, plan: &Plan, base: &Arc<Model>, gathered: Gathered) -> Result<CorlStage, RoundError> {
-        let Gathered { lessons, corrected, prompts, taste, .. } = gathered;
-        let draws = lessons.pictures > 0 || corrected.iter().any(|exercise| exercise.draw.is_some());
-        let answers = lessons.answers > 0 || corrected.iter().any(|exercise| exercise.ask.is_some());
-        let practice = match (draws, answers) {
-            (true, true) => Practice::Unified,
-            (true, false) => Practice::Drawing,
-            (false, _) => Practice::Answering(QaType::Open),
-        };
-        let each = plan.lessons.max(1);
-        let mut steps = (lessons.lessons.len() as u64 * plan.epochs).div_ceil(each as u64).max(1);
-        steps = steps.max(corrected.len().div_ceil(CORRECTED) as u64 * plan.epochs);
-        if taste.is_some() {
-            steps = steps.max(plan.steps);
+    /// Tells of a step; of many, only of some.
+    fn tell_step(&self, round: RoundId, step: u64, steps: u64, metrics: &Metrics) {
+        if !step.is_multiple_of(steps.div_ceil(TOLD).max(1)) && step + 1 != steps {
+            return;
         }
-        let (corrections, anew) = (corrected.len().min(CORRECTED), prompts.len().min(plan.anew));
-        let options = CorlOptions {
-            seed: plan.seed,
-            steps,
-            prompts: corrections + anew,
-            questions: 0,
-            logged: each,
-            schedule: Schedule { peak: plan.rate, warmup: 5, decay: 0.3 },
-            ..CorlOptions::demo(practice, self.served)
-        };
-        // Each step its share of both, in turns.
-        let mut prompts = prompts;
-        prompts.shuffle(&mut Dice::seed_from_u64(plan.seed));
-        let (mut corrected, mut prompts) = (corrected.iter().cycle(), prompts.iter().cycle());
-        let step =
-            |_| corrected.by_ref().take(corrections).chain(prompts.by_ref().take(anew)).cloned().collect::<Vec<_>>();
-        let given: Vec<Exercise> = (0..steps).flat_map(step).collect();
-        let mut draws: Vec<(Box<dyn DrawReward>, f64)> = vec![(Box::new(Likeness), 1.0)];
-        if let Some(taste) = taste {
-            draws.push((Box::new(Tasted { taste, model: Arc::clone(base) }), 1.0));
-            draws.push((Box::new(Variety), VARIETY));
-        }
-        let answers: Vec<(Box<dyn AnswerReward>, f64)> = vec![(Box::new(Accuracy), 1.0), (Box::new(Format), 1.0)];
-        let (given, engine) = (Source::Given(given, "corrections and prompts".into()), self.engine.clone());
-        let lessons = lessons.lessons;
-        Ok(CorlStage::over(engine, Arc::clone(base), options, given, Mix::new(draws), Mix::new(answers), lessons)?)
-    }
-
-    /// Holds a candidate against the live version and acts on the verdict.
-    fn judge(
-        &self,
-        round: &mut Round,
-        plan: &Plan,
-        candidate: &Arc<Model>,
-        holding: &Holding,
-    ) -> Result<(), RoundError> {
-        let live = self.runtime.block_on(self.ledger.live())?;
-        let live = live.ok_or_else(|| RoundError::Failed("no version is live".into()))?;
-        let by = by(round);
-        if live.version == *candidate.version() && live.by == by {
-            // It was promoted, and cut before it could say so.
-            let with = self.still(round);
-            return self.on(round, RoundState::Promoted, with);
-        }
-        if self.runtime.block_on(self.ledger.trial_of(round.id))?.is_some() {
-            // The same, and its trial has begun.
-            let with = self.still(round);
-            return self.on(round, RoundState::Trying, with);
-        }
-        let base = self.loaded(&live.version)?;
-        let verdict = self.verdict(round, plan, [&base, candidate], holding)?;
-        let scores = serde_json::to_value(&verdict).unwrap_or(Value::Null);
-        let mut report: Map<String, Value> =
-            round.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        report.insert("verdict".into(), scores.clone());
-        let mut to = if verdict.promote { RoundState::Promoted } else { RoundState::Refused };
-        self.runtime.block_on(self.ledger.score(candidate.version().clone(), scores.to_string()))?;
-        if verdict.promote {
-            let why = format!("the score rose from {:.3} to {:.3}", verdict.gain.live, verdict.gain.candidate);
-            to = self.publish(round, candidate.version(), live.number, why)?;
-            if to == RoundState::Refused {
-                let why = "another version was promoted, or put on trial, while it was judged";
-                report.insert("lost".into(), why.into());
+        let mut data: Map<String, Value> =
+            metrics.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+        for (name, as_others_call_it) in [("loss", "train_loss"), ("grader", "train_mean_reward")] {
+            if let Some(value) = data.get(name).cloned() {
+                data.insert(as_others_call_it.to_owned(), value);
             }
         }
-        let with = Move { report: Some(Value::Object(report).to_string()), ..self.still(round) };
-        self.on(round, to, with)?;
-        self.tidy(candidate.version(), to != RoundState::Refused)?;
-        Ok(())
+        data.insert("step".into(), (step + 1).into());
+        data.insert("total_steps".into(), steps.into());
+        let reward = metrics.iter().find(|(name, _)| *name == "grader");
+        let reward = reward.map_or(String::new(), |(_, reward)| format!(": mean reward {reward:.4}"));
+        self.tell(RoundEvent {
+            step: i64::try_from(step + 1).ok(),
+            data: Some(Value::Object(data).to_string()),
+            ..RoundEvent::say(round, (self.now_ms)(), Level::Info, format!("Step {}/{steps}{reward}", step + 1))
+        });
     }
-
-    /// Both versions, the live one first, on the same tasks.
-    fn verdict(
-        &self,
-        round: &Round,
-        plan: &Plan,
-        both: [&Arc<Model>; 2],
-        holding: &Holding,
-    ) -> Result<Verdict, RoundError> {
-        let look = |model: &Arc<Model>| -> Result<Looks, RoundError> {
-            holding.check()?;
-            Ok(Looks::of(&Player::beside(&self.engine, Arc::clone(model)), plan.suite, self.served)?)
-        };
-        let [was, is] = [look(both[0])?, look(both[1])?];
-        let learned: Value =
-            round.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let some = |name: &str| learned["learned_from"][name].as_u64().is_some_and(|n| n > 0);
-        let (measures, guards) = compare(&was, &is, some("pictures"), some("answers") || some("corrections"));
-        Ok(decide(&measures, &guards, plan.suite.seed))
-    }
-
-    /// Forgets weights that nobody will want: of a refused candidate, and of versions that were live long ago.
-    fn tidy(&self, candidate: &Version, passed: bool) -> Result<(), RoundError> {
-        self.runtime.block_on(async {
-            if !passed {
-                self.ledger.shed(candidate.clone()).await?;
-            }
-            let mut kept: Vec<Version> = Vec::new();
-            for promotion in self.ledger.promotions(1000).await? {
-                if kept.len() < KEPT && !kept.contains(&promotion.version) {
-                    kept.push(promotion.version);
-                }
-            }
-            for known in self.ledger.versions().await? {
-                if known.round.is_some() && known.weights.is_some() && !kept.contains(&known.version) {
-                    self.ledger.shed(known.version).await?;
-                }
-            }
-            Ok(())
-        })
-    }
-}
-
-/// What variety weighs beside taste, whose numbers lie close together.
-const VARIETY: f64 = 0.03;
-
-/// Corrections that a step practises.
-const CORRECTED: usize = 4;
-
-fn rater(rater: &Rater) -> Value {
-    json!({
-        "rater": rater.name, "votes": rater.votes, "judged": rater.judged, "agreed": rater.agreed, "weight": rater.weight,
-    })
 }

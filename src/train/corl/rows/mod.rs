@@ -5,6 +5,7 @@
 //! (with its template), `qa_solution` (`<answer>…</answer>`; may be absent for work without labels) and `qa_type` (`MC` or `OE`).
 
 mod held;
+pub mod items;
 mod jsonl;
 mod parquet;
 mod picture;
@@ -23,6 +24,7 @@ use super::exercise::{Exercise, Practice};
 use crate::domain::picture::Picture;
 use crate::reward::answer::QaType;
 use crate::reward::{Asked, Wanted};
+use crate::train::pretrain::asked as about;
 use crate::world::dice;
 use jsonl::Lines;
 use shards::Shards;
@@ -166,18 +168,18 @@ impl Rows {
         }
         let asked = match (&picture, &row.problem) {
             (Some(picture), Some(problem)) => Some(Asked {
-                picture: Arc::clone(picture),
+                conversation: about(picture, problem),
                 problem: problem.clone(),
                 solution: row.solution.clone(),
                 kind: row.kind().unwrap_or(QaType::Open),
+                item: None,
             }),
             _ => None,
         };
         let draw = row.prompt.as_ref().map(|prompt| Wanted {
-            prompt: prompt.trim().to_owned(),
             real: picture.clone(),
-            requirement: None,
             question: asked.clone(),
+            ..Wanted::of(prompt.trim().to_owned())
         });
         Ok(match self.practice {
             Practice::Unified => Exercise { draw, ask: asked },

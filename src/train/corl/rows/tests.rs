@@ -7,6 +7,13 @@ use rand::RngExt as _;
 
 use super::held::Held;
 use super::*;
+use crate::domain::task::Part;
+
+/// The picture that a question is about.
+fn picture(asked: &Asked) -> &Picture {
+    let Part::Picture(picture) = &asked.conversation.turns[0].parts[0] else { panic!("a picture comes first") };
+    picture
+}
 
 fn row(n: usize, image: &str) -> String {
     format!(
@@ -44,7 +51,7 @@ fn every_round_has_every_row_once_in_another_order() {
     }
     assert_eq!(prompts(&rows, 15, 10), [&rounds[0][15..], &rounds[1][..5]].concat(), "a function of the place alone");
     let one = &rows.exercises(0, 1, 7).unwrap()[0];
-    assert_eq!(one.ask.as_ref().unwrap().picture.pixel(0, 0), Some([1, 2, 3]));
+    assert_eq!(picture(one.ask.as_ref().unwrap()).pixel(0, 0), Some([1, 2, 3]));
     assert_eq!(one.ask.as_ref().unwrap().solution.as_deref(), Some("<answer>A</answer>"));
 }
 
@@ -94,8 +101,8 @@ type Told = (String, String, Option<String>, QaType, Vec<u8>);
 
 fn told(exercise: &Exercise) -> Told {
     let (draw, ask) = (exercise.draw.as_ref().unwrap(), exercise.ask.as_ref().unwrap());
-    assert_eq!(draw.real.as_ref().unwrap().rgb(), ask.picture.rgb());
-    (draw.prompt.clone(), ask.problem.clone(), ask.solution.clone(), ask.kind, ask.picture.rgb().to_vec())
+    assert_eq!(draw.real.as_ref().unwrap().rgb(), picture(ask).rgb());
+    (draw.prompt.clone(), ask.problem.clone(), ask.solution.clone(), ask.kind, picture(ask).rgb().to_vec())
 }
 
 fn all(rows: &Rows) -> Vec<Told> {

@@ -1,0 +1,224 @@
+//! What a round learns from that has no file of its own: what was said of samples since the last one, as lessons, exercises and
+//! rewards. Knows nothing of how a round goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use serde_json::{Value, json};
+
+use super::RoundError;
+use super::features::{GOOD, Tasted, Tasting, VERY_GOOD};
+use super::gather::{Lessons, Taking, corrected, lessons, prompts, unlabelled, votes};
+use super::own::{MOST, Own};
+use super::plan::Plan;
+use super::taste::{Quality, Taste};
+use super::work::{Rounds, Study};
+use crate::domain::id::{BlobId, SampleId};
+use crate::domain::picture::Picture;
+use crate::domain::round::Round;
+use crate::domain::sample::Version;
+use crate::domain::task::Draw;
+use crate::model::Model;
+use crate::picture::decode::{self, MAX_PIXELS};
+use crate::reward::answer::QaType;
+use crate::reward::human::{Listening, Rater, Vote, hear};
+use crate::reward::{Accuracy, AnswerReward, DrawReward, Format, Likeness, Majority, Mix, Variety, Verifier, Wanted};
+use crate::store::RatedCall;
+use crate::train::TrainError;
+use crate::train::corl::exercise::{Exercise, Practice, Source, of_world};
+use crate::train::corl::{CorlOptions, CorlStage};
+use crate::train::optim::Schedule;
+use crate::world::Dice;
+
+/// Requests read at once.
+const PAGE: u32 = 200;
+
+/// What was judged, gathered.
+struct Gathered {
+    lessons: Lessons,
+    corrected: Vec<Exercise>,
+    /// What was asked to be drawn, to be drawn anew and judged by the taste of those who are heard, where that is good enough.
+    prompts: Vec<Exercise>,
+    unlabelled: Vec<Exercise>,
+    taste: Option<Taste>,
+    own: Own,
+    /// Of taste, with what was logged and of pictures alone.
+    quality: [Option<Quality>; 2],
+    raters: Vec<Rater>,
+    requests: usize,
+}
+
+impl Rounds {
+    /// Gathers what was said.
+    pub(super) fn of_what_was_said(&self, round: &Round, plan: &Plan, base: &Arc<Model>) -> Result<Study, RoundError> {
+        let gathered = self.gather(round, plan, base)?;
+        let Gathered { lessons, corrected, prompts, unlabelled, own, quality, raters, requests, .. } = &gathered;
+        if lessons.lessons.is_empty() && corrected.is_empty() {
+            return Err(RoundError::Failed(format!(
+                "there is nothing to learn from: {requests} requests were judged, {} samples of weights too old; what is judged alike, \
+                 or kept for judging, tells nothing",
+                lessons.too_old
+            )));
+        }
+        let told = json!({
+            "requests": requests,
+            "lessons": lessons.lessons.len(),
+            "pictures": lessons.pictures,
+            "answers": lessons.answers,
+            "corrections": corrected.len(),
+            "too_old": lessons.too_old,
+            "taste": quality[0],
+            "taste_of_pictures_alone": quality[1],
+            "drawn_anew": prompts.len(),
+            "unlabelled": unlabelled.len(),
+            "held_out": { "prompts": own.prompts.len(), "corrections": own.corrected.len() },
+            "raters": raters.iter().map(rater).collect::<Vec<_>>(),
+        });
+        let samples: Vec<SampleId> = lessons.samples.clone();
+        let (stage, own) = self.stage(plan, base, gathered)?;
+        Ok(Study { stage, told, samples, own })
+    }
+
+    /// What the versions of a round are judged by besides the suite, again.
+    pub(super) fn own(&self, round: &Round, plan: &Plan, base: &Arc<Model>) -> Result<Own, RoundError> {
+        Ok(self.gather(round, plan, base)?.own)
+    }
+
+    fn gather(&self, round: &Round, plan: &Plan, base: &Arc<Model>) -> Result<Gathered, RoundError> {
+        let mut rated: Vec<RatedCall> = Vec::new();
+        loop {
+            let after = rated.last().map(|rated| rated.kept.call.id);
+            let page = self.runtime.block_on(self.ledger.rated(round.since_ms, round.until_ms, after, PAGE))?;
+            if page.is_empty() {
+                break;
+            }
+            rated.extend(page);
+        }
+        let promotions = self.runtime.block_on(self.ledger.promotions(u32::MAX >> 1))?;
+        let newest = promotions.first().map_or(0, |newest| newest.number);
+        let mut last: BTreeMap<Version, i64> = BTreeMap::new();
+        for promotion in promotions.iter().rev() {
+            last.insert(promotion.version.clone(), promotion.number);
+        }
+        let is_young = |version: &Version| last.get(version).is_some_and(|number| newest - number <= plan.oldest);
+        let mut pictures: BTreeMap<BlobId, Arc<Picture>> = BTreeMap::new();
+        let mut picture = |blob: &BlobId| -> Result<Arc<Picture>, TrainError> {
+            if let Some(picture) = pictures.get(blob) {
+                return Ok(Arc::clone(picture));
+            }
+            let failed = |e: &dyn std::fmt::Display| TrainError::State(format!("picture {blob}: {e}"));
+            let bytes = self.runtime.block_on(self.ledger.blobs().get(blob)).map_err(|e| failed(&e))?;
+            let picture = Arc::new(decode::picture(&bytes, MAX_PIXELS).map_err(|e| failed(&e))?);
+            pictures.insert(blob.clone(), Arc::clone(&picture));
+            Ok(picture)
+        };
+        let votes = votes(&rated);
+        let tasting = Tasting::of(base, &rated, &votes, &mut picture)?;
+        let judge = |vote: &Vote<SampleId>| tasting.foretold.get(&(vote.sample, vote.rater.as_str())).copied();
+        let listening = Listening { cap: plan.loudest, ..Listening::default() };
+        let (heard, raters) = hear(&votes, judge, listening);
+        let taking = Taking { cap: plan.importance, hold: plan.hold };
+        let lessons = lessons(&rated, &heard, base, taking, is_young, &mut picture)?;
+        let taste = tasting.taste(&votes, &raters, VERY_GOOD);
+        let anew = |prompt: &str| Exercise { draw: Some(Wanted::of(prompt.to_owned())), ask: None };
+        let wanted = if taste.is_some() { prompts(&rated, false) } else { BTreeSet::new() };
+        let unlabelled = match plan.unlabelled {
+            0 => vec![],
+            _ => unlabelled(&rated, &mut picture)?,
+        };
+        let own = Own {
+            prompts: prompts(&rated, true).into_iter().take(MOST).map(|of| Draw { prompt: of.to_owned() }).collect(),
+            taste: tasting.taste(&votes, &raters, GOOD).map(|taste| Tasted { taste, model: Arc::clone(base) }),
+            corrected: corrected(&rated, true, &mut picture)?.into_iter().filter_map(|one| one.ask).collect(),
+        };
+        Ok(Gathered {
+            lessons,
+            corrected: corrected(&rated, false, &mut picture)?,
+            prompts: wanted.into_iter().map(anew).collect(),
+            unlabelled,
+            taste,
+            own,
+            quality: [tasting.quality, tasting.of_pictures],
+            raters,
+            requests: rated.len(),
+        })
+    }
+
+    fn stage(&self, plan: &Plan, base: &Arc<Model>, gathered: Gathered) -> Result<(CorlStage, Own), RoundError> {
+        let Gathered { lessons, corrected, mut prompts, unlabelled, taste, own, .. } = gathered;
+        let draws = lessons.pictures > 0 || corrected.iter().any(|exercise| exercise.draw.is_some());
+        let answers =
+            lessons.answers > 0 || corrected.iter().any(|exercise| exercise.ask.is_some()) || !unlabelled.is_empty();
+        let practice = match (draws, answers) {
+            (true, true) => Practice::Unified,
+            (true, false) => Practice::Drawing,
+            (false, _) => Practice::Answering(QaType::Open),
+        };
+        let each = plan.lessons.max(1);
+        let mut steps = (lessons.lessons.len() as u64 * plan.epochs).div_ceil(each as u64).max(1);
+        steps = steps.max(corrected.len().div_ceil(CORRECTED) as u64 * plan.epochs);
+        if taste.is_some() {
+            steps = steps.max(plan.steps);
+        }
+        let (corrections, anew) = (corrected.len().min(CORRECTED), prompts.len().min(plan.anew));
+        let asked = unlabelled.len().min(plan.unlabelled);
+        let options = CorlOptions {
+            seed: plan.seed,
+            steps,
+            prompts: corrections + anew + asked + plan.benchmark,
+            questions: 0,
+            logged: each,
+            schedule: Schedule { peak: plan.rate * plan.multiplier, warmup: 5, decay: 0.3 },
+            ..CorlOptions::demo(practice, self.served)
+        };
+        // Each step its share of both, in turns.
+        let mut dice = Dice::seed_from_u64(plan.seed);
+        prompts.shuffle(&mut dice);
+        let mut turns = [(&corrected, corrections), (&prompts, anew), (&unlabelled, asked)]
+            .map(|(exercises, share)| (exercises.iter().cycle(), share));
+        let mut given: Vec<Exercise> = Vec::new();
+        for _ in 0..steps {
+            for (exercises, share) in &mut turns {
+                given.extend(exercises.by_ref().take(*share).cloned());
+            }
+            given.extend((0..plan.benchmark).map(|_| benchmark(practice, &mut dice)));
+        }
+        let mut draws: Vec<(Box<dyn DrawReward>, f64)> = vec![(Box::new(Likeness), 1.0)];
+        if let Some(taste) = taste {
+            draws.push((Box::new(Tasted { taste, model: Arc::clone(base) }), 1.0));
+            draws.push((Box::new(Variety), VARIETY));
+        }
+        if plan.benchmark > 0 {
+            draws.push((Box::new(Verifier::default()), 1.0));
+        }
+        let mut answers: Vec<(Box<dyn AnswerReward>, f64)> = vec![(Box::new(Accuracy), 1.0), (Box::new(Format), 1.0)];
+        if asked > 0 {
+            answers.push((Box::new(Majority), 1.0));
+        }
+        let (given, engine) = (Source::Given(given, "corrections, prompts and benchmark".into()), self.engine.clone());
+        let lessons = lessons.lessons;
+        let stage =
+            CorlStage::over(engine, Arc::clone(base), options, given, Mix::new(draws), Mix::new(answers), lessons)?;
+        Ok((stage, own))
+    }
+}
+
+/// An exercise of the world. Its real picture is one of many that would do, so pictures are not held against it.
+fn benchmark(practice: Practice, dice: &mut Dice) -> Exercise {
+    let Exercise { draw, ask } = of_world(practice, dice);
+    Exercise { draw: draw.map(|wanted| Wanted { real: None, ..wanted }), ask }
+}
+
+/// What variety weighs beside taste, whose numbers lie close together.
+const VARIETY: f64 = 0.03;
+
+/// Corrections that a step practises.
+const CORRECTED: usize = 4;
+
+fn rater(rater: &Rater) -> Value {
+    json!({
+        "rater": rater.name, "votes": rater.votes, "judged": rater.judged, "agreed": rater.agreed, "weight": rater.weight,
+    })
+}

@@ -1,0 +1,118 @@
+//! The end of a round: its candidate held against the live version, promoted or refused, and weights forgotten that nobody will want.
+//! Knows nothing of how it was trained.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::RoundError;
+use super::gate::{Verdict, decide};
+use super::holding::Holding;
+use super::judge::{Looks, compare};
+use super::own::{self, Own, OwnLooks};
+use super::plan::Plan;
+use super::trying::by;
+use super::work::Rounds;
+use crate::domain::job::{Level, RoundEvent};
+use crate::domain::round::{Round, RoundState};
+use crate::domain::sample::Version;
+use crate::model::Model;
+use crate::store::Move;
+use crate::train::player::Player;
+
+/// Versions that were live last whose weights are kept.
+const KEPT: usize = 3;
+
+impl Rounds {
+    /// Holds a candidate against the live version and acts on the verdict.
+    pub(super) fn judge(
+        &self,
+        round: &mut Round,
+        plan: &Plan,
+        candidate: &Arc<Model>,
+        own: &Own,
+        holding: &Holding,
+    ) -> Result<(), RoundError> {
+        let live = self.runtime.block_on(self.ledger.live())?;
+        let live = live.ok_or_else(|| RoundError::Failed("no version is live".into()))?;
+        let by = by(round);
+        if live.version == *candidate.version() && live.by == by {
+            // It was promoted, and cut before it could say so.
+            let with = self.still(round);
+            return self.on(round, RoundState::Promoted, with);
+        }
+        if self.runtime.block_on(self.ledger.trial_of(round.id))?.is_some() {
+            // The same, and its trial has begun.
+            let with = self.still(round);
+            return self.on(round, RoundState::Trying, with);
+        }
+        let base = self.loaded(&live.version)?;
+        let verdict = self.verdict(round, plan, [&base, candidate], own, holding)?;
+        let scores = serde_json::to_value(&verdict).unwrap_or(Value::Null);
+        let mut report: Map<String, Value> =
+            round.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        report.insert("verdict".into(), scores.clone());
+        let mut to = if verdict.promote { RoundState::Promoted } else { RoundState::Refused };
+        self.runtime.block_on(self.ledger.score(candidate.version().clone(), scores.to_string()))?;
+        if verdict.promote {
+            let why = format!("the score rose from {:.3} to {:.3}", verdict.gain.live, verdict.gain.candidate);
+            to = self.publish(round, candidate.version(), live.number, why)?;
+            if to == RoundState::Refused {
+                let why = "another version was promoted, or put on trial, while it was judged";
+                report.insert("lost".into(), why.into());
+            }
+        }
+        for reason in &verdict.reasons {
+            let message = format!("The gate: {reason}");
+            self.tell(RoundEvent::say(round.id, (self.now_ms)(), Level::Warn, message));
+        }
+        let with = Move { report: Some(Value::Object(report).to_string()), ..self.still(round) };
+        self.on(round, to, with)?;
+        self.tidy(candidate.version(), to != RoundState::Refused)?;
+        Ok(())
+    }
+
+    /// Both versions, the live one first, on the same tasks.
+    fn verdict(
+        &self,
+        round: &Round,
+        plan: &Plan,
+        both: [&Arc<Model>; 2],
+        own: &Own,
+        holding: &Holding,
+    ) -> Result<Verdict, RoundError> {
+        let look = |model: &Arc<Model>| -> Result<(Looks, OwnLooks), RoundError> {
+            holding.check()?;
+            let player = Player::beside(&self.engine, Arc::clone(model));
+            Ok((Looks::of(&player, plan.suite, self.served)?, own.looks(&player, self.served)?))
+        };
+        let [(was, own_was), (is, own_is)] = [look(both[0])?, look(both[1])?];
+        let learned: Value =
+            round.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let some = |name: &str| learned["learned_from"][name].as_u64().is_some_and(|n| n > 0);
+        let (measures, mut guards) = compare(&was, &is, some("pictures"), some("answers") || some("corrections"));
+        guards.extend(own::guards(&own_was, &own_is));
+        Ok(decide(&measures, &guards, plan.suite.seed))
+    }
+
+    /// Forgets weights that nobody will want: of a refused candidate, and of versions that were live long ago.
+    fn tidy(&self, candidate: &Version, passed: bool) -> Result<(), RoundError> {
+        self.runtime.block_on(async {
+            if !passed {
+                self.ledger.shed(candidate.clone()).await?;
+            }
+            let mut kept: Vec<Version> = Vec::new();
+            for promotion in self.ledger.promotions(1000).await? {
+                if kept.len() < KEPT && !kept.contains(&promotion.version) {
+                    kept.push(promotion.version);
+                }
+            }
+            for known in self.ledger.versions().await? {
+                if known.round.is_some() && known.weights.is_some() && !kept.contains(&known.version) {
+                    self.ledger.shed(known.version).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
