@@ -101,6 +101,7 @@ impl Service {
             return Err(ApiError::internal(&format!("the weights of version {} are others", known.version.0)));
         }
         self.engine.admit(Arc::clone(&model)).map_err(|cause| ApiError::internal(&cause))?;
+        loaded.retain(|version| *version != known.version);
         loaded.push(known.version);
         if loaded.len() > HELD {
             let longest = loaded.remove(0);

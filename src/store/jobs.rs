@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use sqlx::any::AnyRow;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use super::batch::{Batch, Value};
 use super::rounds::{insert_round, round};
@@ -162,21 +162,7 @@ impl Ledger {
         self.writer
             .write(move |connection| -> BoxFuture<'_, Result<(), LedgerError>> {
                 let event = Arc::clone(&event);
-                Box::pin(async move {
-                    let sql = "INSERT INTO round_events (id, round_id, at_ms, level, message, step, data) \
-                               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
-                    sqlx::query(sql)
-                        .bind(event.id.to_string())
-                        .bind(event.round.to_string())
-                        .bind(event.at_ms)
-                        .bind(event.level.word())
-                        .bind(event.message.clone())
-                        .bind(event.step)
-                        .bind(event.data.clone())
-                        .execute(connection)
-                        .await?;
-                    Ok(())
-                })
+                Box::pin(async move { insert_event(connection, &event).await })
             })
             .await
     }
@@ -209,6 +195,23 @@ impl Ledger {
         let row = sqlx::query(sql).bind(round.to_string()).fetch_optional(&self.reads).await?;
         row.as_ref().map(event).transpose()
     }
+}
+
+/// Keeps what happened, once.
+pub(super) async fn insert_event(connection: &mut AnyConnection, event: &RoundEvent) -> Result<(), LedgerError> {
+    let sql = "INSERT INTO round_events (id, round_id, at_ms, level, message, step, data) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+    sqlx::query(sql)
+        .bind(event.id.to_string())
+        .bind(event.round.to_string())
+        .bind(event.at_ms)
+        .bind(event.level.word())
+        .bind(event.message.clone())
+        .bind(event.step)
+        .bind(event.data.clone())
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 fn event(row: &AnyRow) -> Result<RoundEvent, LedgerError> {

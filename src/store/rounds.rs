@@ -8,8 +8,10 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
 use super::batch::{Batch, Value};
+use super::jobs::insert_event;
 use super::{Ledger, LedgerError, purge, rows};
 use crate::domain::id::{BlobId, RoundId, SampleId};
+use crate::domain::job::RoundEvent;
 use crate::domain::round::{Round, RoundState};
 use crate::domain::sample::Version;
 
@@ -26,6 +28,8 @@ pub struct Move {
     pub candidate: Option<Version>,
     pub report: Option<String>,
     pub now_ms: i64,
+    /// What is told of it.
+    pub tell: Option<RoundEvent>,
 }
 
 impl Ledger {
@@ -124,6 +128,9 @@ impl Ledger {
                         .bind(change.to.word())
                         .execute(&mut *connection)
                         .await?;
+                    if let Some(event) = change.tell.as_ref().filter(|_| moved.rows_affected() > 0) {
+                        insert_event(connection, event).await?;
+                    }
                     match moved.rows_affected() {
                         0 => Ok(None),
                         // Who waits for a trial has learned already.

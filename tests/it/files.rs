@@ -97,8 +97,11 @@ async fn opens(place: Place) {
         candidate: None,
         report: None,
         now_ms: 210,
+        tell: Some(RoundEvent::say(claimed.id, 210, Level::Error, "it failed".into())),
     };
-    assert!(ledger.move_round(end).await.unwrap());
+    assert!(ledger.move_round(end.clone()).await.unwrap() && ledger.move_round(end).await.unwrap());
+    let (told, _) = ledger.events(claimed.id, None, 9).await.unwrap();
+    assert_eq!(told.iter().map(|event| event.message.as_str()).collect::<Vec<_>>(), ["it failed"], "once");
     assert!(ledger.blobs().get(&file.blob).await.is_err());
 }
 

@@ -188,7 +188,11 @@ async fn a_job_is_paused_resumed_and_cancelled() {
         job(&id, json!({"type": "verifier", "partial": 1}), json!({"batch_size": 1, "compute_multiplier": 0.25}));
     let opened = app.post("/v1/fine_tuning/jobs", &asked).await.json();
     let job = opened["id"].as_str().unwrap().to_owned();
-    let last = async || events(&app, &job).await.iter().find_map(|event| event["data"]["step"].as_u64()).unwrap_or(0);
+    let newest = format!("/v1/fine_tuning/jobs/{job}/events?limit=5");
+    let last = async || {
+        let page = app.get(&newest).await.json();
+        page["data"].as_array().unwrap().iter().find_map(|event| event["data"]["step"].as_u64()).unwrap_or(0)
+    };
     let beyond = async |step: u64| {
         let start = Instant::now();
         while last().await <= step {
@@ -223,7 +227,7 @@ async fn a_job_is_paused_resumed_and_cancelled() {
         assert!(start.elapsed() < Duration::from_secs(60), "what is cancelled leaves nothing");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(events(&app, &job).await[0]["message"], "Cancelled by hand");
+    assert!(events(&app, &job).await.iter().any(|event| event["message"] == "Cancelled by hand"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

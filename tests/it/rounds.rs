@@ -94,7 +94,7 @@ fn round() -> Round {
 
 fn step(round: &Round, owner: &str, from: RoundState, to: RoundState) -> Move {
     let (owner, report) = (owner.to_owned(), None);
-    Move { id: round.id, owner, from, to, base: None, candidate: None, report, now_ms: 50 }
+    Move { id: round.id, owner, from, to, base: None, candidate: None, report, now_ms: 50, tell: None }
 }
 
 async fn works(place: Place) {

@@ -64,6 +64,7 @@ async fn waiting(ledger: &Ledger) -> RoundId {
             candidate: None,
             report: None,
             now_ms: 5,
+            tell: None,
         };
         assert!(ledger.move_round(step).await.unwrap());
     }

@@ -5,6 +5,7 @@ Usage: check.py URL KEY MODEL VERSION PICTURE   (VERSION is the SDK's, PICTURE a
 
 import asyncio
 import base64
+import json
 import struct
 import sys
 import threading
@@ -130,6 +131,63 @@ def stream():
         assert "".join(event.delta for event in events if event.type == "content.delta") == said
 
 
+def tuning():
+    rows = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in ("a red star", "two circles", "a blue cross"))
+    sent = [client.files.create(file=(f"rows{i}.jsonl", rows.encode()), purpose="fine-tune") for i in range(3)]
+    file = client.files.wait_for_processing(sent[0].id)
+    assert file.status == "processed" and file.id.startswith("file-") and file.bytes == len(rows), file
+    assert client.files.content(file.id).read() == rows.encode()
+    assert [one.id for one in client.files.list(purpose="fine-tune", limit=1, order="asc")] == [one.id for one in sent]
+    timed = client.files.create(
+        file=("r.jsonl", b"{}"), purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600}
+    )
+    assert timed.expires_at == timed.created_at + 3600
+    raises(openai.BadRequestError, lambda: client.files.create(file=("r", b"no"), purpose="fine-tune"), "file")
+    raises(openai.BadRequestError, lambda: client.files.create(file=("r", b"{}"), purpose="evals"), "purpose")
+
+    graders = client.fine_tuning.alpha.graders
+    check = {
+        "type": "string_check",
+        "name": "same",
+        "input": "{{sample.output_text}}",
+        "reference": "{{item.answer}}",
+        "operation": "eq",
+    }
+    assert graders.validate(grader=check).grader.name == "same"
+    tried = graders.run(grader=check, model_sample="red", item={"answer": "red"})
+    assert tried.reward == 1 and not tried.metadata.errors.other_error and tried.metadata.name == "same", tried
+    raises(openai.BadRequestError, lambda: graders.validate(grader={"type": "python", "name": "p", "source": ""}), "grader.type")
+
+    jobs = client.fine_tuning.jobs
+    verifier = {"type": "verifier", "name": "shapes", "partial": 0.5}
+    reinforcement = {"grader": verifier, "hyperparameters": {"n_epochs": 2, "batch_size": "auto"}}
+    asked = {
+        "model": model,
+        "training_file": file.id,
+        "method": {"type": "reinforcement", "reinforcement": reinforcement},
+        "seed": 4,
+        "suffix": "sdk",
+        "metadata": {"run": url},
+    }
+    mine = [jobs.create(**asked) for _ in range(3)]
+    job = jobs.retrieve(mine[0].id)
+    assert job.status == "queued" and job.object == "fine_tuning.job" and job.fine_tuned_model is None, job
+    assert job.hyperparameters.n_epochs == 2 and job.method.type == "reinforcement" and job.seed == 4, job
+    listed = [one.id for one in jobs.list(limit=1, metadata={"run": url})]
+    assert listed == [one.id for one in reversed(mine)], (listed, mine)
+    events = list(jobs.list_events(job.id, limit=1))
+    assert len(events) >= 2 and events[-1].message.startswith("Created") and events[0].level in ("info", "warn"), events
+    assert list(jobs.checkpoints.list(job.id)) == []
+    assert jobs.pause(job.id).status == "paused" and jobs.resume(job.id).status == "queued"
+    assert [jobs.cancel(one.id).status for one in mine] == ["cancelled"] * 3
+    raises(openai.ConflictError, lambda: jobs.cancel(job.id), "id")
+    raises(openai.NotFoundError, lambda: jobs.create(**{**asked, "model": "gpt-5"}), "model")
+    supervised = {**asked, "method": {"type": "supervised"}}
+    raises(openai.BadRequestError, lambda: jobs.create(**supervised), "method.type")
+    assert client.files.delete(file.id).deleted
+    raises(openai.NotFoundError, lambda: client.files.retrieve(file.id), "id")
+
+
 async def together():
     many = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key)
     pictures = [many.images.generate(prompt="a star", extra_body={"seed": 9}) for _ in range(2)]
@@ -173,6 +231,6 @@ def refused():
     assert client.with_options(max_retries=5).images.generate(prompt="a star").data
 
 
-for step in (models, images, chat, kept, stream, lambda: asyncio.run(together()), refused):
+for step in (models, images, chat, kept, tuning, stream, lambda: asyncio.run(together()), refused):
     step()
 print("ok")

@@ -116,8 +116,8 @@ impl Rounds {
                 let report = Some(json!({ "error": error.to_string() }).to_string());
                 if !state.is_final() {
                     let message = format!("Failed: {error}");
-                    self.tell(RoundEvent::say(round.id, (self.now_ms)(), Level::Error, message));
-                    self.go(&round, state, RoundState::Failed, Move { report, ..self.still(&round) })?;
+                    let tell = Some(RoundEvent::say(round.id, (self.now_ms)(), Level::Error, message));
+                    self.go(&round, state, RoundState::Failed, Move { report, tell, ..self.still(&round) })?;
                 }
                 let _ = std::fs::remove_dir_all(self.folder(round.id));
             }
@@ -159,6 +159,7 @@ impl Rounds {
             candidate: None,
             report: None,
             now_ms: (self.now_ms)(),
+            tell: None,
         }
     }
 
@@ -169,20 +170,22 @@ impl Rounds {
 
     /// Moves a round on, or learns that it is another's.
     pub(super) fn on(&self, round: &mut Round, to: RoundState, with: Move) -> Result<(), RoundError> {
-        if !self.go(round, round.state, to, with)? {
+        let event = |level, message: &str| RoundEvent::say(round.id, (self.now_ms)(), level, message.to_owned());
+        let tell = match to {
+            RoundState::Rolling => Some(event(Level::Info, "Taken up: gathering what there is to learn from")),
+            RoundState::Training => Some(event(Level::Info, "Training has begun")),
+            RoundState::Judging => Some(event(Level::Info, "Trained; the candidate is judged beside the live version")),
+            RoundState::Trying => {
+                Some(event(Level::Info, "The gate passed the candidate; a share of the people tries it"))
+            }
+            RoundState::Promoted => Some(event(Level::Info, "The gate made the candidate live")),
+            RoundState::Refused => Some(event(Level::Warn, "The gate did not make the candidate live")),
+            _ => None,
+        };
+        if !self.go(round, round.state, to, Move { tell, ..with })? {
             return Err(RoundError::Lost);
         }
         round.state = to;
-        let event = |level, message: &str| RoundEvent::say(round.id, (self.now_ms)(), level, message.to_owned());
-        self.tell(match to {
-            RoundState::Rolling => event(Level::Info, "Taken up: gathering what there is to learn from"),
-            RoundState::Training => event(Level::Info, "Training has begun"),
-            RoundState::Judging => event(Level::Info, "Trained; the candidate is judged beside the live version"),
-            RoundState::Trying => event(Level::Info, "The gate passed the candidate; a share of the people tries it"),
-            RoundState::Promoted => event(Level::Info, "The gate made the candidate live"),
-            RoundState::Refused => event(Level::Warn, "The gate did not make the candidate live"),
-            _ => return Ok(()),
-        });
         Ok(())
     }
 
