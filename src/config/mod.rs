@@ -2,6 +2,7 @@
 //! Bounds are checked here, so that what comes out can be used as it is; help texts teach.
 //! Knows what can be set, and does nothing.
 
+mod model;
 mod train;
 
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::model::{Convert, DtypeName, Info, LayoutName, LikeName, ModelCommand, Pickle, Random, Verify};
 pub use self::train::{
     Data, Merge, MergeName, PairingName, Preset, Pretrain, RewardName, ScaleName, ScoredName, Train, TrainStage,
 };
@@ -26,7 +28,8 @@ Try it:
   ulm                                          serve the demo model
   curl http://127.0.0.1:8080/v1/images/generations -H 'Content-Type: application/json' \\
        -d '{\"prompt\": \"a red circle above a blue square\"}'
-  ulm serve --model checkpoints/Janus-Pro-1B   serve a folder in the Hugging Face Janus layout
+  ulm serve --model checkpoints/Janus-Pro-1B   serve a folder in the Hugging Face or in DeepSeek's layout
+  ulm model info checkpoints/Janus-Pro-1B      see what is in it, and what it costs to serve
   ulm pretrain --out runs/demo                 train the demo model from nothing
   ulm serve --learn --learn-after 1000         learn from what users say, a round after every 1000 ratings
   ulm train --stage unified                    teach the demo model by the world's verifier (CoRL)
@@ -61,6 +64,9 @@ pub enum Command {
     Eval(Eval),
     /// Measure how fast a model is served, beside one request at a time
     Bench(Bench),
+    /// Look at checkpoints, check them, convert them, make random ones
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Look at what is kept, take it out, draw it again, forget it
     #[command(subcommand)]
     Log(LogCommand),
@@ -260,10 +266,12 @@ pub struct Serve {
     /// Range of the ratings that users give
     #[arg(long, env = "ULM_RATING", value_name = "LEAST:MOST", default_value = "1:5", value_parser = range)]
     pub rating: [f64; 2],
-    /// Model to serve: a folder in the Hugging Face Janus layout (config.json, model.safetensors, tokenizer.json, ...)
+    /// Model to serve: a folder in the Hugging Face or in DeepSeek's layout (config.json, model.safetensors, tokenizer.json, ...)
     /// [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub pickle: Pickle,
     /// What clients call the model [default: the folder's name, or `ulm-demo`]
     #[arg(long, env = "ULM_NAME")]
     pub name: Option<String>,

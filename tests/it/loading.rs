@@ -76,7 +76,8 @@ fn other_architectures_are_named() {
         })
     };
     let error = config(r#""model_type": "janus","#, r#""model_type": "llava","#);
-    assert_eq!(error, r#"`DIR`: config.json: `model_type` is "llava"; supported: "janus""#);
+    let supported = r#""janus" (the Hugging Face layout), "multi_modality" (DeepSeek's)"#;
+    assert_eq!(error, format!(r#"`DIR`: config.json: `model_type` is "llava"; supported: {supported}"#));
     let error = config(r#""use_qk_norm": false"#, r#""use_qk_norm": true"#);
     assert_eq!(error, "`DIR`: config.json: `vision_config.use_qk_norm` is true; supported: false");
     // A network of other sizes than the weights.

@@ -24,6 +24,7 @@ mod golden;
 mod gradients;
 mod http;
 mod images;
+mod layouts;
 mod learn;
 mod ledger;
 mod loading;
