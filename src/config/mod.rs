@@ -97,7 +97,7 @@ pub enum LogCommand {
         storage: Storage,
         /// A reply (`chatcmpl-…`, `img-…`), one of its samples (`sample-…`), or `all`
         id: String,
-        /// The version that drew it: a folder in the Hugging Face Janus layout [default: the demo model]
+        /// The version that drew it: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
         #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
         model: Option<PathBuf>,
     },
@@ -168,7 +168,7 @@ pub struct Eval {
     /// Work to judge by: `world` draws held-out captions and answers held-out questions, judged from pixels and exact answers
     #[arg(long, default_value = "world")]
     pub suite: Suite,
-    /// Model to judge: a folder in the Hugging Face Janus layout [default: the demo model]
+    /// Model to judge: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     /// Print the report as JSON
@@ -200,7 +200,7 @@ pub struct Eval {
 /// What to measure the speed of.
 #[derive(Clone, Debug, Args)]
 pub struct Bench {
-    /// Model to measure: a folder in the Hugging Face Janus layout [default: the demo model]
+    /// Model to measure: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     /// Print the report as JSON
@@ -331,7 +331,7 @@ pub struct Learn {
     pub storage: Storage,
     #[command(flatten)]
     pub when: When,
-    /// The checkpoint that the servers begin with: a folder in the Hugging Face Janus layout [default: the demo model]
+    /// The checkpoint that the servers begin with: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
 }

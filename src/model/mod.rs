@@ -1,5 +1,5 @@
 //! Floor 1: the Janus-Pro network. Tensors in, tensors out; no sockets, no clocks, no threads of its own, and no IO but in
-//! `weights.rs` and [`ModelFiles`]. [`Model`] is the face that the engine sees; training uses [`network::Network`] itself.
+//! `checkpoint/`, `weights.rs`, `save.rs` and [`ModelFiles`]. [`Model`] is the face that the engine sees; training uses [`network::Network`] itself.
 
 pub mod cache;
 pub mod checkpoint;

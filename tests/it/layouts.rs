@@ -55,7 +55,7 @@ fn same(ours: &Model, theirs: &Model) {
     let draw = Draw { prompt: "two green stars".into() };
     assert_eq!(ours.prompter().draw(&draw), theirs.prompter().draw(&draw));
     let codes: Vec<u32> = (0..ours.config().image_tokens() as u32).collect();
-    assert_eq!(ours.paint(&[codes.clone()]).unwrap(), theirs.paint(&[codes]).unwrap());
+    assert_eq!(ours.paint(std::slice::from_ref(&codes)).unwrap(), theirs.paint(&[codes]).unwrap());
 }
 
 #[test]

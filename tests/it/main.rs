@@ -12,6 +12,7 @@ mod app;
 mod bad_input;
 mod browser;
 mod chat;
+mod checkpoints;
 mod crash;
 mod demo;
 mod engine;

@@ -171,7 +171,7 @@ impl Checkpoint<'_> {
             self.plan.pieces().iter().map(|(piece, home)| (piece.name.as_str(), home)).collect();
         let kept = |piece: &Piece| {
             let stored = homes.get(piece.name.as_str()).and_then(|home| self.source.tensors().get(&home.name));
-            match stored.and_then(|stored| stored.dtype()) {
+            match stored.and_then(|stored| stored.numeric(&piece.name).ok()) {
                 Some(half @ (DType::F16 | DType::BF16)) => half,
                 _ => DType::F32,
             }

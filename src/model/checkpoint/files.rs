@@ -62,10 +62,14 @@ impl Stored {
         self.len() == 0
     }
 
-    /// The type of its numbers, if weights can have it.
-    #[must_use]
-    pub fn dtype(&self) -> Option<DType> {
-        self.dtype
+    /// The type of its numbers. `name` is what it is called, for the error.
+    ///
+    /// # Errors
+    /// When it is none that weights are stored in.
+    pub fn numeric(&self, name: &str) -> Result<DType, WeightsError> {
+        let kind = &self.kind;
+        let wrong = || bad(name, format!("has element type {kind}; f32, f16 and bf16 are understood"));
+        self.dtype.ok_or_else(wrong)
     }
 }
 
@@ -144,8 +148,8 @@ impl<'a> Source<'a> {
             })?;
             return Ok(Self { tensors, shards, place: index });
         }
-        let path = dir.join(SAFETENSORS);
-        Err(unread(&path)(std::io::ErrorKind::NotFound.into()))
+        let (tensors, shard) = open(dir, SAFETENSORS)?;
+        Ok(Self { tensors, shards: vec![shard], place: SAFETENSORS.into() })
     }
 
     /// The file that an error about the whole names.
@@ -177,10 +181,7 @@ impl<'a> Source<'a> {
     ) -> Result<(), WeightsError> {
         let stored = self.tensors.get(name).ok_or_else(|| bad(name, "is missing"))?;
         let shard = self.shards.get(stored.shard).ok_or_else(|| bad(name, "is missing"))?;
-        let Some(dtype) = stored.dtype else {
-            let kind = &stored.kind;
-            return Err(bad(name, format!("has element type {kind}; f32, f16 and bf16 are understood")));
-        };
+        let dtype = stored.numeric(name)?;
         let len = stored.len() / parts.max(1);
         let first = part * len;
         let whole = match &shard.holds {

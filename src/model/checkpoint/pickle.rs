@@ -10,6 +10,9 @@ use candle_core::{DType, Tensor};
 
 use crate::model::weights::WeightsError;
 
+/// Shapes and element types by name.
+pub type List = BTreeMap<String, (Vec<usize>, DType)>;
+
 /// An open `.bin` file.
 pub struct Pickle {
     reader: PthTensors,
@@ -29,7 +32,7 @@ impl Pickle {
     ///
     /// # Errors
     /// When it is none of PyTorch's ZIP files, or names more numbers than it can hold.
-    pub fn open(path: &Path) -> Result<(Self, BTreeMap<String, (Vec<usize>, DType)>), WeightsError> {
+    pub fn open(path: &Path) -> Result<(Self, List), WeightsError> {
         let size =
             std::fs::metadata(path).map_err(|source| WeightsError::Read { path: path.to_owned(), source })?.len();
         let reader = watched(|| PthTensors::new(path, None))?;

@@ -81,6 +81,11 @@ impl Plan {
         let unused = stored.keys().filter(|name| !used.contains(name.as_str())).cloned();
         let (skipped, extra): (Vec<_>, Vec<_>) = unused.partition(|name| layout.skips(name));
         misfit.extra = extra;
+        for (_, home) in &pieces {
+            if let Some(found) = stored.get(&home.name) {
+                found.numeric(&home.name)?;
+            }
+        }
         if !misfit.is_empty() {
             return Err(WeightsError::Misfit(misfit).into());
         }

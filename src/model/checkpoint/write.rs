@@ -79,7 +79,7 @@ fn encode(entry: &Entry, values: &[f32]) -> Result<Vec<u8>, WeightsError> {
             ));
         }
     }
-    Ok((&stored).data().into_owned())
+    Ok(stored.data().into_owned())
 }
 
 /// A folder being written under another name.
