@@ -29,6 +29,7 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::picture::Picture;
 use crate::domain::sample::Version;
 use cache::Slots;
+use checkpoint::convert::Settings;
 use checkpoint::files::Source;
 use checkpoint::names::Layout;
 use checkpoint::{Checkpoint, Reading, Weights};
@@ -227,7 +228,14 @@ impl Model {
         let prompter = files.prompter(&checkpoint.config)?;
         let defaults = files.defaults()?;
         let (network, version, tensors) = Self::weigh(&checkpoint, reading.dtype, device)?;
-        let files = ModelFiles { weights: Weights::default(), ..files.clone() };
+        // What is saved later is saved in the Hugging Face layout, so its files are kept in that.
+        let files = match checkpoint.layout {
+            Layout::HuggingFace => ModelFiles { weights: Weights::default(), ..files.clone() },
+            Layout::DeepSeek => {
+                let (config, layout, dtype) = (&checkpoint.config, Layout::HuggingFace, DType::F32);
+                Settings { layout, config, files, dtype }.files()?
+            }
+        };
         let (prompter, digest, config) = (Arc::new(prompter), files.digest(), checkpoint.config);
         Ok(Self { network, config, prompter, defaults, version, digest, tensors, files: Arc::new(files) })
     }

@@ -1,6 +1,7 @@
 //! Writes a network as a checkpoint folder of either layout, tensor by tensor: the weights of another checkpoint, or whatever gives
 //! numbers. The files beside the weights are written for the layout, so that the published code of each loads the folder.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -103,6 +104,26 @@ impl Settings<'_> {
             ("generation_config.json", self.generation(&prompter)?),
             ("config.json", pretty(&settings)),
         ])
+    }
+
+    /// The same as the files of a checkpoint without weights.
+    ///
+    /// # Errors
+    /// As [`Settings::write`].
+    pub fn files(&self) -> Result<ModelFiles, ModelError> {
+        let mut files = ModelFiles::default();
+        for (name, bytes) in self.write()? {
+            let bytes = Cow::Owned(bytes);
+            match name {
+                "config.json" => files.config = bytes,
+                "tokenizer.json" => files.tokenizer = bytes,
+                "tokenizer_config.json" => files.tokenizer_config = Some(bytes),
+                "processor_config.json" => files.processor_config = Some(bytes),
+                "preprocessor_config.json" => files.preprocessor_config = Some(bytes),
+                _ => files.generation_config = Some(bytes),
+            }
+        }
+        Ok(files)
     }
 
     /// The names of the special tokens, those of the checkpoint where it tells its own.

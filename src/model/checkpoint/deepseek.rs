@@ -66,7 +66,8 @@ pub fn read(root: &Map<String, Value>, image_token_id: u32, source: &Source<'_>)
     let shapes = Shapes(source);
     TextConfig::read(&Block { path: "", map: Some(root) }.block("language_config")?)?;
     let language = root.get("language_config").cloned().unwrap_or_else(|| json!({}));
-    let width = language.get("hidden_size").cloned().unwrap_or(json!(LLAMA_WIDTH));
+    let told = language.get("hidden_size").filter(|width| !width.is_null());
+    let width = told.cloned().unwrap_or(json!(LLAMA_WIDTH));
     let mut holds = None;
     for (block, path) in
         [("aligner_config", "aligner_config.params"), ("gen_aligner_config", "gen_aligner_config.params")]

@@ -277,3 +277,135 @@ fn tokenizer(tail: &str) -> String {
         .replace(".mid.attn_1.", ".mid.1.")
         .replace(".mid.block_2.", ".mid.2.")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::checkpoint::plan::outline;
+    use crate::model::checkpoint::random::janus_pro_1b;
+
+    /// Rows of the published table, by hand: a name of transformers', that of the release, and the shape there.
+    #[test]
+    fn names_are_those_of_the_release() {
+        let pieces = outline(&janus_pro_1b()).unwrap();
+        type Row = (&'static str, &'static str, &'static [usize], (usize, usize));
+        let table: [Row; 24] = [
+            ("lm_head.weight", "language_model.lm_head.weight", &[102_400, 2048], (0, 1)),
+            ("model.language_model.norm.weight", "language_model.model.norm.weight", &[2048], (0, 1)),
+            (
+                "model.language_model.layers.23.mlp.gate_proj.weight",
+                "language_model.model.layers.23.mlp.gate_proj.weight",
+                &[5632, 2048],
+                (0, 1),
+            ),
+            (
+                "model.vision_model.embeddings.position_embedding.weight",
+                "vision_model.vision_tower.pos_embed",
+                &[1, 576, 1024],
+                (0, 1),
+            ),
+            (
+                "model.vision_model.embeddings.patch_embedding.weight",
+                "vision_model.vision_tower.patch_embed.proj.weight",
+                &[1024, 3, 16, 16],
+                (0, 1),
+            ),
+            (
+                "model.vision_model.encoder.layers.7.layer_norm2.bias",
+                "vision_model.vision_tower.blocks.7.norm2.bias",
+                &[1024],
+                (0, 1),
+            ),
+            (
+                "model.vision_model.encoder.layers.7.self_attn.q_proj.weight",
+                "vision_model.vision_tower.blocks.7.attn.qkv.weight",
+                &[3072, 1024],
+                (0, 3),
+            ),
+            (
+                "model.vision_model.encoder.layers.7.self_attn.v_proj.bias",
+                "vision_model.vision_tower.blocks.7.attn.qkv.bias",
+                &[3072],
+                (2, 3),
+            ),
+            (
+                "model.vision_model.encoder.layers.7.self_attn.projection_layer.weight",
+                "vision_model.vision_tower.blocks.7.attn.proj.weight",
+                &[1024, 1024],
+                (0, 1),
+            ),
+            (
+                "model.vision_model.encoder.layers.0.mlp.fc2.weight",
+                "vision_model.vision_tower.blocks.0.mlp.fc2.weight",
+                &[1024, 4096],
+                (0, 1),
+            ),
+            ("model.vision_model.post_layernorm.weight", "vision_model.vision_tower.norm.weight", &[1024], (0, 1)),
+            ("model.aligner.fc1.weight", "aligner.layers.0.weight", &[2048, 1024], (0, 1)),
+            ("model.aligner.hidden_layers.0.bias", "aligner.layers.2.bias", &[2048], (0, 1)),
+            ("model.generation_aligner.fc1.weight", "gen_aligner.layers.0.weight", &[2048, 8], (0, 1)),
+            ("model.generation_embeddings.weight", "gen_embed.weight", &[16_384, 8], (0, 1)),
+            ("model.generation_head.proj_out.bias", "gen_head.output_mlp_projector.bias", &[2048], (0, 1)),
+            ("model.generation_head.vision_head.weight", "gen_head.vision_head.weight", &[16_384, 2048], (0, 1)),
+            (
+                "model.vqmodel.encoder.down.2.block.0.nin_shortcut.weight",
+                "gen_vision_model.encoder.conv_blocks.2.res.0.nin_shortcut.weight",
+                &[256, 128, 1, 1],
+                (0, 1),
+            ),
+            (
+                "model.vqmodel.encoder.down.4.attn.1.proj_out.weight",
+                "gen_vision_model.encoder.conv_blocks.4.attn.1.proj_out.weight",
+                &[512, 512, 1, 1],
+                (0, 1),
+            ),
+            (
+                "model.vqmodel.encoder.down.3.downsample.conv.weight",
+                "gen_vision_model.encoder.conv_blocks.3.downsample.conv.weight",
+                &[256, 256, 3, 3],
+                (0, 1),
+            ),
+            (
+                "model.vqmodel.decoder.up.1.block.0.conv1.weight",
+                "gen_vision_model.decoder.conv_blocks.1.res.0.conv1.weight",
+                &[256, 512, 3, 3],
+                (0, 1),
+            ),
+            ("model.vqmodel.decoder.mid.attn_1.k.bias", "gen_vision_model.decoder.mid.1.k.bias", &[512], (0, 1)),
+            (
+                "model.vqmodel.decoder.mid.block_2.norm1.weight",
+                "gen_vision_model.decoder.mid.2.norm1.weight",
+                &[512],
+                (0, 1),
+            ),
+            (
+                "model.vqmodel.quantize.embedding.weight",
+                "gen_vision_model.quantize.embedding.weight",
+                &[16_384, 8],
+                (0, 1),
+            ),
+        ];
+        for (theirs, released, shape, part) in table {
+            let (piece, _) =
+                pieces.iter().find(|(piece, _)| piece.name == theirs).unwrap_or_else(|| panic!("{theirs}"));
+            let home = Layout::DeepSeek.home(piece);
+            assert_eq!((home.name.as_str(), home.shape.as_slice(), home.part), (released, shape, part));
+        }
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_of_no_use_is_skipped() {
+        for (name, skipped) in [
+            ("vision_model.vision_tower.attn_pool.latent", true),
+            ("vision_model.vision_tower.attn_pool.kv.bias", true),
+            ("vision_model.vision_tower.attn_pool.more", false),
+            ("gen_vision_model.quantize.codebook_used", true),
+            ("language_model.model.layers.11.self_attn.rotary_emb.inv_freq", true),
+            ("language_model.model.layers.x.self_attn.rotary_emb.inv_freq", false),
+            ("language_model.model.layers.11.self_attn.q_proj.bias", false),
+        ] {
+            assert_eq!(Layout::DeepSeek.skips(name), skipped, "{name}");
+            assert!(!Layout::HuggingFace.skips(name));
+        }
+    }
+}

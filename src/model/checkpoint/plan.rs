@@ -11,7 +11,7 @@ use crate::domain::sample::Version;
 use crate::model::ModelError;
 use crate::model::config::ModelConfig;
 use crate::model::network::Network;
-use crate::model::params::{Init, Params, Tensors};
+use crate::model::params::{Asked, Init, Params, Tensors};
 use crate::model::weights::{Content, Misfit, WeightsError, failed, kernel_in};
 
 /// The text head, and what a head that is tied to the embedding shares; names of the Hugging Face layout.
@@ -29,17 +29,27 @@ pub struct Plan {
     tied: bool,
 }
 
-/// The pieces of a network, in the order of their names.
+/// The pieces of a network with how fresh ones begin, in the order of their names.
 ///
 /// # Errors
 /// When the config describes none.
 pub fn outline(config: &ModelConfig) -> Result<Vec<(Piece, Init)>, ModelError> {
-    let asked = Params::outline(|root| Network::new(root, config))?;
+    Ok(sorted(&asked(config)?, config))
+}
+
+fn asked(config: &ModelConfig) -> Result<Vec<Asked>, ModelError> {
+    Ok(Params::outline(|root| Network::new(root, config))?)
+}
+
+fn sorted(asked: &[Asked], config: &ModelConfig) -> Vec<(Piece, Init)> {
     let query_rows = config.text.query_rows();
-    let mut all: Vec<_> =
-        asked.iter().flat_map(|asked| pieces(asked, query_rows).into_iter().map(|piece| (piece, asked.init))).collect();
+    let of = |asked: &Asked| {
+        let init = asked.init;
+        pieces(asked, query_rows).into_iter().map(move |piece| (piece, init))
+    };
+    let mut all: Vec<_> = asked.iter().flat_map(of).collect();
     all.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
-    Ok(all)
+    all
 }
 
 impl Plan {
@@ -49,17 +59,14 @@ impl Plan {
     /// Lists every tensor that is missing, misshapen or left over.
     pub fn new(config: &ModelConfig, layout: Layout, source: &Source<'_>) -> Result<Self, ModelError> {
         let stored = source.tensors();
-        let (mut misfit, mut memory) = (Misfit::default(), BTreeMap::new());
-        for asked in Params::outline(|root| Network::new(root, config))? {
-            memory.insert(asked.name, asked.shape);
-        }
-        let mut pieces: Vec<(Piece, Home)> = outline(config)?
-            .into_iter()
-            .map(|(piece, _)| {
-                let home = layout.home(&piece);
-                (piece, home)
-            })
-            .collect();
+        let mut misfit = Misfit::default();
+        let asked = asked(config)?;
+        let with_home = |(piece, _): (Piece, Init)| {
+            let home = layout.home(&piece);
+            (piece, home)
+        };
+        let mut pieces: Vec<(Piece, Home)> = sorted(&asked, config).into_iter().map(with_home).collect();
+        let memory = asked.into_iter().map(|asked| (asked.name, asked.shape)).collect();
         let home = |name: &str| pieces.iter().find(|(piece, _)| piece.name == name).map(|(_, home)| home.clone());
         let embeddings = home(EMBEDDINGS).filter(|home| stored.contains_key(&home.name));
         let tied = config.tied_head && home(HEAD).is_some_and(|home| !stored.contains_key(&home.name));
