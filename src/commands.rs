@@ -32,7 +32,8 @@ fn engine(model: Option<&Path>) -> anyhow::Result<EngineHandle> {
     Ok(Engine::spawn(model, EngineOptions::default())?)
 }
 
-fn print(json: bool, report: &impl serde::Serialize, table: &str) -> anyhow::Result<()> {
+/// Prints a report, as JSON or as its table.
+pub(crate) fn print(json: bool, report: &impl serde::Serialize, table: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match json {
         true => writeln!(out, "{}", serde_json::to_string_pretty(report)?)?,

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use candle_core::Device;
 
+use crate::model::checkpoint::Weights;
 use crate::model::{Model, ModelError, ModelFiles};
 
 /// What clients call it.
@@ -21,7 +22,7 @@ macro_rules! file {
 pub fn files() -> ModelFiles {
     ModelFiles {
         config: file!("config.json"),
-        weights: file!("model.safetensors"),
+        weights: Weights::Bytes(file!("model.safetensors")),
         tokenizer: file!("tokenizer.json"),
         tokenizer_config: Some(file!("tokenizer_config.json")),
         processor_config: Some(file!("processor_config.json")),

@@ -18,6 +18,7 @@ pub mod follow;
 pub mod learn;
 pub mod log;
 pub mod model;
+pub mod models;
 pub mod picture;
 pub mod reward;
 pub mod serve;

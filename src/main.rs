@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use ulm::config::{Cli, Command, Serve};
-use ulm::{api, commands, learn, log, serve, teach, telemetry};
+use ulm::{api, commands, learn, log, models, serve, teach, telemetry};
 
 /// Training and serving allocate and free large tensors all the time; this allocator keeps their pages.
 #[global_allocator]
@@ -36,6 +36,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Merge(options) => teach::merge(&options),
         Command::Eval(options) => commands::eval(&options),
         Command::Bench(options) => commands::bench(&options),
+        Command::Model(command) => models::run(&command),
         Command::Log(command) => actix_web::rt::System::new().block_on(log::run(&command)),
         Command::Openapi => Ok(write!(std::io::stdout(), "{}", api::openapi::yaml()?)?),
     }

@@ -24,6 +24,7 @@ use crate::follow::Follower;
 use crate::learn::Learner;
 use crate::log;
 use crate::model::Model;
+use crate::model::checkpoint::Reading;
 use crate::store::Ledger;
 use crate::watch::Watch;
 
@@ -61,7 +62,8 @@ pub struct Running {
 /// # Errors
 /// When the model cannot be loaded or the address cannot be bound.
 pub async fn run(options: &Serve) -> anyhow::Result<()> {
-    let (name, model) = model(options.model.as_deref())?;
+    let reading = Reading { pickle: options.pickle.allow_pickle, ..Reading::default() };
+    let (name, model) = model_as(options.model.as_deref(), reading)?;
     let checkpoint = Checkpoint::new(options, &name, model);
     let name = checkpoint.name.clone();
     let running = start(options, checkpoint).await?;
@@ -175,12 +177,20 @@ impl Running {
 /// # Errors
 /// When it cannot be loaded; the message says what to do.
 pub fn model(folder: Option<&Path>) -> anyhow::Result<(String, Model)> {
+    model_as(folder, Reading::default())
+}
+
+/// As [`model`], read as `reading` says.
+///
+/// # Errors
+/// As [`model`].
+pub fn model_as(folder: Option<&Path>, reading: Reading) -> anyhow::Result<(String, Model)> {
     let Some(folder) = folder else {
         return Ok((demo::NAME.into(), demo::load(&Device::Cpu).context("the demo model cannot be loaded")?));
     };
-    let model = Model::load(folder, &Device::Cpu).with_context(|| {
+    let model = Model::load_as(folder, reading, &Device::Cpu).with_context(|| {
         format!(
-            "{0} is not served; it must hold a whole checkpoint in the Hugging Face Janus layout (config.json, \
+            "{0} is not served; it must hold a whole checkpoint in the Hugging Face or in DeepSeek's layout (config.json, \
              model.safetensors, tokenizer.json): copy or download it again, or train one with `ulm pretrain`",
             folder.display()
         )

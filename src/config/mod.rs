@@ -3,6 +3,7 @@
 //! Knows what can be set, and does nothing.
 
 mod canary;
+mod model;
 mod train;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::canary::Canary;
+pub use self::model::{Convert, DtypeName, Info, LayoutName, LikeName, ModelCommand, Pickle, Random, Verify};
 pub use self::train::{
     Data, Merge, MergeName, PairingName, Preset, Pretrain, RewardName, ScaleName, ScoredName, Train, TrainStage,
 };
@@ -28,7 +30,8 @@ Try it:
   ulm                                          serve the demo model
   curl http://127.0.0.1:8080/v1/images/generations -H 'Content-Type: application/json' \\
        -d '{\"prompt\": \"a red circle above a blue square\"}'
-  ulm serve --model checkpoints/Janus-Pro-1B   serve a folder in the Hugging Face Janus layout
+  ulm serve --model checkpoints/Janus-Pro-1B   serve a folder in the Hugging Face or in DeepSeek's layout
+  ulm model info checkpoints/Janus-Pro-1B      see what is in it, and what it costs to serve
   ulm pretrain --out runs/demo                 train the demo model from nothing
   ulm serve --learn --learn-after 1000         learn from what users say, a round after every 1000 ratings
   ulm train --stage unified                    teach the demo model by the world's verifier (CoRL)
@@ -63,6 +66,9 @@ pub enum Command {
     Eval(Eval),
     /// Measure how fast a model is served, beside one request at a time
     Bench(Bench),
+    /// Look at checkpoints, check them, convert them, make random ones
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Look at what is kept, take it out, draw it again, forget it
     #[command(subcommand)]
     Log(LogCommand),
@@ -93,7 +99,7 @@ pub enum LogCommand {
         storage: Storage,
         /// A reply (`chatcmpl-…`, `img-…`), one of its samples (`sample-…`), or `all`
         id: String,
-        /// The version that drew it: a folder in the Hugging Face Janus layout [default: the demo model]
+        /// The version that drew it: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
         #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
         model: Option<PathBuf>,
     },
@@ -164,7 +170,7 @@ pub struct Eval {
     /// Work to judge by: `world` draws held-out captions and answers held-out questions, judged from pixels and exact answers
     #[arg(long, default_value = "world")]
     pub suite: Suite,
-    /// Model to judge: a folder in the Hugging Face Janus layout [default: the demo model]
+    /// Model to judge: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     /// Print the report as JSON
@@ -196,7 +202,7 @@ pub struct Eval {
 /// What to measure the speed of.
 #[derive(Clone, Debug, Args)]
 pub struct Bench {
-    /// Model to measure: a folder in the Hugging Face Janus layout [default: the demo model]
+    /// Model to measure: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     /// Print the report as JSON
@@ -262,10 +268,12 @@ pub struct Serve {
     /// Range of the ratings that users give
     #[arg(long, env = "ULM_RATING", value_name = "LEAST:MOST", default_value = "1:5", value_parser = range)]
     pub rating: [f64; 2],
-    /// Model to serve: a folder in the Hugging Face Janus layout (config.json, model.safetensors, tokenizer.json, ...)
+    /// Model to serve: a folder in the Hugging Face or in DeepSeek's layout (config.json, model.safetensors, tokenizer.json, ...)
     /// [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub pickle: Pickle,
     /// What clients call the model [default: the folder's name, or `ulm-demo`]
     #[arg(long, env = "ULM_NAME")]
     pub name: Option<String>,
@@ -329,7 +337,7 @@ pub struct Learn {
     pub when: When,
     #[command(flatten)]
     pub canary: Canary,
-    /// The checkpoint that the servers begin with: a folder in the Hugging Face Janus layout [default: the demo model]
+    /// The checkpoint that the servers begin with: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
 }

@@ -1,4 +1,5 @@
-//! The sizes of a Janus network, read from and written as Hugging Face's `config.json` (`model_type: janus`).
+//! The sizes of a Janus network, read from and written as Hugging Face's `config.json` (`model_type: janus`); DeepSeek's is read in
+//! `checkpoint/deepseek.rs`, by way of this.
 //! Every field is checked on reading (bounded, never zero, divisible where the network divides), so that the network
 //! code below may rely on it; an error names the field and what is supported. Knows nothing of weights or tokenizers.
 //! Absent fields take the defaults of transformers' `JanusConfig`, which leaves out what equals them.
@@ -193,7 +194,7 @@ impl TextConfig {
         self.num_heads * self.head_dim
     }
 
-    fn read(block: &Block<'_>) -> Result<Self, ConfigError> {
+    pub(super) fn read(block: &Block<'_>) -> Result<Self, ConfigError> {
         block.only("model_type", &json!("llama"), &json!("llama"))?;
         block.only("hidden_act", &json!("silu"), &json!("silu"))?;
         block.only("attention_bias", &json!(false), &json!(false))?;
@@ -289,15 +290,15 @@ impl VqConfig {
 }
 
 /// `wide / narrow` so that multiplying by `narrow` and cutting gives `wide` again, whatever the division rounded away.
-fn ratio(wide: usize, narrow: usize) -> f64 {
+pub(super) fn ratio(wide: usize, narrow: usize) -> f64 {
     let quotient = wide as f64 / narrow as f64;
     if (narrow as f64 * quotient) as usize == wide { quotient } else { (wide as f64 + 0.5) / narrow as f64 }
 }
 
 /// One JSON object of the file, with its path for messages. `None`: absent, so everything in it has its default.
-struct Block<'a> {
-    path: &'static str,
-    map: Option<&'a Map<String, Value>>,
+pub(super) struct Block<'a> {
+    pub path: &'static str,
+    pub map: Option<&'a Map<String, Value>>,
 }
 
 impl<'a> Block<'a> {
@@ -305,7 +306,7 @@ impl<'a> Block<'a> {
         self.map.and_then(|map| map.get(key)).filter(|value| !value.is_null())
     }
 
-    fn absent(&self, key: &str) -> bool {
+    pub fn absent(&self, key: &str) -> bool {
         self.get(key).is_none()
     }
 
@@ -319,7 +320,7 @@ impl<'a> Block<'a> {
         ConfigError::Field { field, found, supported: supported.to_string() }
     }
 
-    fn block(&self, key: &'static str) -> Result<Self, ConfigError> {
+    pub fn block(&self, key: &'static str) -> Result<Self, ConfigError> {
         match self.get(key) {
             None => Ok(Self { path: key, map: None }),
             Some(Value::Object(map)) => Ok(Self { path: key, map: Some(map) }),
@@ -328,12 +329,12 @@ impl<'a> Block<'a> {
     }
 
     /// A field that must hold `wanted` (or be absent, where `default` equals it).
-    fn only(&self, key: &str, default: &Value, wanted: &Value) -> Result<(), ConfigError> {
+    pub fn only(&self, key: &str, default: &Value, wanted: &Value) -> Result<(), ConfigError> {
         let found = self.get(key).unwrap_or(default);
         if found == wanted { Ok(()) } else { Err(self.wrong(key, found, wanted)) }
     }
 
-    fn size(&self, key: &str, default: usize, range: RangeInclusive<usize>) -> Result<usize, ConfigError> {
+    pub fn size(&self, key: &str, default: usize, range: RangeInclusive<usize>) -> Result<usize, ConfigError> {
         let supported = || format!("a whole number from {} to {}", range.start(), range.end());
         let value = match self.get(key) {
             None => default,

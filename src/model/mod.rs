@@ -1,7 +1,8 @@
 //! Floor 1: the Janus-Pro network. Tensors in, tensors out; no sockets, no clocks, no threads of its own, and no IO but in
-//! `weights.rs` and [`ModelFiles`]. [`Model`] is the face that the engine sees; training uses [`network::Network`] itself.
+//! `checkpoint/`, `weights.rs`, `save.rs` and [`ModelFiles`]. [`Model`] is the face that the engine sees; training uses [`network::Network`] itself.
 
 pub mod cache;
+pub mod checkpoint;
 pub mod config;
 pub mod decoder;
 pub mod layers;
@@ -12,6 +13,7 @@ pub mod policy;
 pub mod preprocess;
 pub mod prompt;
 pub mod save;
+pub mod tokens;
 pub mod vision;
 pub mod vq;
 pub mod weights;
@@ -27,18 +29,16 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::picture::Picture;
 use crate::domain::sample::Version;
 use cache::Slots;
+use checkpoint::convert::Settings;
+use checkpoint::files::Source;
+use checkpoint::names::Layout;
+use checkpoint::{Checkpoint, Reading, Weights};
 use config::{ConfigError, ModelConfig};
 use network::{Network, Span};
 use params::{ParamError, Params, Tensors};
 use preprocess::Pixels;
 use prompt::{Prompter, PrompterError, PrompterFiles};
 use weights::WeightsError;
-
-/// What a tied head shares, in the disk layout.
-const EMBEDDINGS: &str = "model.language_model.embed_tokens.weight";
-
-/// The weights of a checkpoint.
-const WEIGHTS: &str = "model.safetensors";
 
 /// A model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -63,14 +63,27 @@ pub enum ModelError {
     Tensor(#[from] candle_core::Error),
 }
 
+impl ModelError {
+    /// This error about a checkpoint in the folder `dir`, with what to do.
+    #[must_use]
+    pub fn located(self, dir: &Path) -> Self {
+        let located = match self {
+            read @ Self::Read { .. } => read,
+            Self::In { path, source } => Self::In { path: dir.join(path), source },
+            error => Self::In { path: dir.to_owned(), source: Box::new(error) },
+        };
+        Self::Unusable(Box::new(located))
+    }
+}
+
 /// Number of the prompt templates; another when any of them changes.
 const TEMPLATES: u8 = 1;
 
-/// The files of a checkpoint folder in the Hugging Face Janus layout.
+/// The files of a checkpoint folder in the Hugging Face or in DeepSeek's layout.
 #[derive(Clone, Debug, Default)]
 pub struct ModelFiles {
     pub config: Cow<'static, [u8]>,
-    pub weights: Cow<'static, [u8]>,
+    pub weights: Weights,
     pub tokenizer: Cow<'static, [u8]>,
     pub tokenizer_config: Option<Cow<'static, [u8]>>,
     pub processor_config: Option<Cow<'static, [u8]>>,
@@ -79,10 +92,10 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Reads a folder.
+    /// Reads a folder, but for the weights, which stay where they are.
     ///
     /// # Errors
-    /// When one of `config.json`, `model.safetensors` and `tokenizer.json` cannot be read; the others are optional.
+    /// When `config.json` or `tokenizer.json` cannot be read; the others are optional.
     pub fn read(dir: &Path) -> Result<Self, ModelError> {
         let need = |name: &str| {
             let path = dir.join(name);
@@ -94,7 +107,7 @@ impl ModelFiles {
         };
         Ok(Self {
             config: need("config.json")?,
-            weights: need(WEIGHTS)?,
+            weights: Weights::Folder(dir.to_owned()),
             tokenizer: need("tokenizer.json")?,
             tokenizer_config: may("tokenizer_config.json")?,
             processor_config: may("processor_config.json")?,
@@ -108,13 +121,24 @@ impl ModelFiles {
     /// # Errors
     /// When the tokenizer or its settings do not fit `config`.
     pub fn prompter(&self, config: &ModelConfig) -> Result<Prompter, PrompterError> {
-        let files = PrompterFiles {
+        Prompter::from_files(&self.for_prompter(), config)
+    }
+
+    pub(crate) fn for_prompter(&self) -> PrompterFiles<'_> {
+        PrompterFiles {
             tokenizer: &self.tokenizer,
             tokenizer_config: self.tokenizer_config.as_deref(),
             processor_config: self.processor_config.as_deref(),
             preprocessor_config: self.preprocessor_config.as_deref(),
-        };
-        Prompter::from_files(&files, config)
+        }
+    }
+
+    /// How the checkpoint likes to be sampled.
+    ///
+    /// # Errors
+    /// When `generation_config.json` cannot be read or is out of range.
+    pub fn defaults(&self) -> Result<Defaults, ModelError> {
+        Defaults::parse(self.generation_config.as_deref())
     }
 
     /// Of the files that make ids and pixels of a request, and of the templates in this code.
@@ -174,18 +198,21 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a folder in the Hugging Face Janus layout, computing in f32.
+    /// Loads a folder in either layout, computing in f32; weights in `.bin` files are not opened.
     ///
     /// # Errors
-    /// Names the file, and the tensor or field in it, that is missing or wrong.
+    /// Names the file, and the tensors or the field in it, that are missing or wrong.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, ModelError> {
-        let located = |error| match error {
-            read @ ModelError::Read { .. } => read,
-            ModelError::In { path, source } => ModelError::In { path: dir.join(path), source },
-            error => ModelError::In { path: dir.to_owned(), source: Box::new(error) },
-        };
-        let loaded = ModelFiles::read(dir).and_then(|files| Self::from_files(&files, device));
-        loaded.map_err(|error| ModelError::Unusable(Box::new(located(error))))
+        Self::load_as(dir, Reading::default(), device)
+    }
+
+    /// As [`Model::load`], read as `reading` says.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_as(dir: &Path, reading: Reading, device: &Device) -> Result<Self, ModelError> {
+        let loaded = ModelFiles::read(dir).and_then(|files| Self::read(&files, reading, device));
+        loaded.map_err(|error| error.located(dir))
     }
 
     /// As [`Model::load`], from files already in memory.
@@ -193,27 +220,34 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn from_files(files: &ModelFiles, device: &Device) -> Result<Self, ModelError> {
-        let config = ModelConfig::from_json(&files.config)?;
-        let prompter = files.prompter(&config)?;
-        let defaults = Defaults::parse(files.generation_config.as_deref())?;
-        let (network, version, tensors) = Self::weigh(&files.weights, &config, device)
-            .map_err(|error| ModelError::In { path: WEIGHTS.into(), source: Box::new(error) })?;
-        let files = ModelFiles { weights: Cow::Borrowed(&[]), ..files.clone() };
-        let (prompter, digest) = (Arc::new(prompter), files.digest());
+        Self::read(files, Reading::default(), device)
+    }
+
+    fn read(files: &ModelFiles, reading: Reading, device: &Device) -> Result<Self, ModelError> {
+        let checkpoint = Checkpoint::open(files, reading.pickle)?;
+        let prompter = files.prompter(&checkpoint.config)?;
+        let defaults = files.defaults()?;
+        let (network, version, tensors) = Self::weigh(&checkpoint, reading.dtype, device)?;
+        // What is saved later is saved in the Hugging Face layout, so its files are kept in that.
+        let files = match checkpoint.layout {
+            Layout::HuggingFace => ModelFiles { weights: Weights::default(), ..files.clone() },
+            Layout::DeepSeek => {
+                let (config, layout, dtype) = (&checkpoint.config, Layout::HuggingFace, DType::F32);
+                Settings { layout, config, files, dtype }.files()?
+            }
+        };
+        let (prompter, digest, config) = (Arc::new(prompter), files.digest(), checkpoint.config);
         Ok(Self { network, config, prompter, defaults, version, digest, tensors, files: Arc::new(files) })
     }
 
-    fn weigh(bytes: &[u8], config: &ModelConfig, device: &Device) -> Result<(Network, Version, Tensors), ModelError> {
-        let mut tensors = weights::parse(bytes, DType::F32, device)?;
-        if config.tied_head
-            && let (None, Some(embeddings)) = (tensors.get("lm_head.weight"), tensors.get(EMBEDDINGS).cloned())
-        {
-            tensors.insert("lm_head.weight".into(), embeddings);
-        }
-        let version = weights::hash(&tensors)?;
-        let query_rows = config.text.query_rows();
-        let params = Params::given(weights::fuse(tensors, query_rows)?, device);
-        let network = Network::new(&params.root(), config).map_err(|error| weights::on_disk(error, query_rows))?;
+    fn weigh(
+        checkpoint: &Checkpoint<'_>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<(Network, Version, Tensors), ModelError> {
+        let (tensors, version) = checkpoint.load(dtype, device)?;
+        let params = Params::given(tensors, device);
+        let network = Network::new(&params.root(), &checkpoint.config)?;
         Ok((network, version, params.finish()?))
     }
 
@@ -247,7 +281,9 @@ impl Model {
     /// # Errors
     /// When the file is damaged or its tensors do not fit the config.
     pub fn with_weights_file(&self, bytes: &[u8]) -> Result<Self, ModelError> {
-        let (network, version, tensors) = Self::weigh(bytes, &self.config, self.network.device())?;
+        let source = Source::bytes(Cow::Borrowed(bytes))?;
+        let checkpoint = Checkpoint::of(self.config.clone(), Layout::HuggingFace, source)?;
+        let (network, version, tensors) = Self::weigh(&checkpoint, self.network.dtype(), self.network.device())?;
         Ok(self.with(network, version, tensors))
     }
 

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -56,6 +56,16 @@ impl Init {
 enum Source {
     Given(Tensors),
     Fresh(Box<ChaCha8Rng>),
+    Outline(Vec<Asked>),
+}
+
+/// A tensor that a network asks for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// How a fresh one begins.
+    pub init: Init,
 }
 
 /// Where a network's tensors come from.
@@ -77,6 +87,20 @@ impl Params {
     pub fn fresh(seed: u64, device: &Device) -> Self {
         let source = Source::Fresh(Box::new(ChaCha8Rng::seed_from_u64(seed)));
         Self { source: RefCell::new(source), taken: RefCell::default(), device: device.clone() }
+    }
+
+    /// What `build` asks for, in the order asked; no memory is taken for it.
+    ///
+    /// # Errors
+    /// When `build` fails.
+    pub fn outline<T>(build: impl FnOnce(&Scope<'_>) -> Built<T>) -> Built<Vec<Asked>> {
+        let source = RefCell::new(Source::Outline(Vec::new()));
+        let params = Self { source, taken: RefCell::default(), device: Device::Cpu };
+        build(&params.root())?;
+        match params.source.into_inner() {
+            Source::Outline(asked) => Ok(asked),
+            Source::Given(_) | Source::Fresh(_) => Ok(Vec::new()),
+        }
     }
 
     /// The root of the names.
@@ -124,6 +148,13 @@ impl Scope<'_> {
             Source::Fresh(rng) => {
                 let numbers: Vec<f32> = (0..shape.iter().product()).map(|_| init.draw(rng)).collect();
                 Tensor::from_vec(numbers, shape, &self.params.device)
+                    .map_err(|source| ParamError::Tensor { name: name.clone(), source })?
+            }
+            Source::Outline(asked) => {
+                asked.push(Asked { name: name.clone(), shape: shape.to_vec(), init });
+                // One number seen everywhere: a tensor of that shape without its memory.
+                Tensor::zeros((), DType::F32, &Device::Cpu)
+                    .and_then(|zero| zero.broadcast_as(shape))
                     .map_err(|source| ParamError::Tensor { name: name.clone(), source })?
             }
         };

@@ -9,11 +9,15 @@ use tokenizers::Tokenizer;
 
 use super::config::ModelConfig;
 use super::preprocess::{Pixels, Preprocess, PreprocessError};
+use super::tokens::{self, Ids, NAMES};
 use crate::domain::task::{Answer, Draw, Part, Role, Turn};
 
 /// What transformers puts before a conversation where `use_default_system_prompt` is set; the two line ends are the template's.
 pub const DEFAULT_SYSTEM: &str = "You are a helpful language and vision assistant. You are able to understand the visual content \
     that the user provides, and assist the user with a variety of tasks using natural language.";
+
+/// The class that DeepSeek's `processor_config.json` names.
+pub const DEEPSEEK_PROCESSOR: &str = "VLChatProcessor";
 
 /// The files of a checkpoint, beside the weights, that say how requests become ids.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,6 +45,8 @@ pub enum PrompterError {
     Strips { name: String },
     #[error("config.json: `{field}` is {found}, but tokenizer.json needs {wanted}")]
     Disagrees { field: &'static str, found: usize, wanted: String },
+    #[error("processor_config.json: `sft_format` is {0}; supported: \"deepseek\"")]
+    Template(String),
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
 }
@@ -122,31 +128,6 @@ pub struct Prompter {
     limit: usize,
 }
 
-/// Ids of the tokens that the templates name.
-#[derive(Clone, Copy, Debug)]
-struct Ids {
-    bos: u32,
-    eos: u32,
-    pad: u32,
-    begin_of_image: u32,
-    end_of_image: u32,
-    image: u32,
-    user: u32,
-    assistant: u32,
-}
-
-/// Field of `tokenizer_config.json`, and the name where it is silent.
-pub const NAMES: [(&str, &str); 8] = [
-    ("bos_token", "<｜begin▁of▁sentence｜>"),
-    ("eos_token", "<｜end▁of▁sentence｜>"),
-    ("pad_token", "<｜▁pad▁｜>"),
-    ("boi_token", "<begin_of_image>"),
-    ("eoi_token", "<end_of_image>"),
-    ("image_token", "<image_placeholder>"),
-    ("user_token", "<|User|>"),
-    ("assistant_token", "<|Assistant|>"),
-];
-
 impl Prompter {
     /// Reads the files of a checkpoint whose network is `config`.
     ///
@@ -154,37 +135,15 @@ impl Prompter {
     /// When a file is broken, a token that the templates need is missing, or the files and `config` disagree.
     pub fn from_files(files: &PrompterFiles<'_>, config: &ModelConfig) -> Result<Self, PrompterError> {
         let broken = |file, reason: String| PrompterError::File { file, reason };
-        let object = |file, bytes: Option<&[u8]>| match bytes {
-            None => Ok(Value::Null),
-            Some(bytes) => serde_json::from_slice::<Value>(bytes).map_err(|e| broken(file, e.to_string())),
-        };
-        let spelled = object("tokenizer_config.json", files.tokenizer_config)?;
-        let processor = object("processor_config.json", files.processor_config)?;
-        let pictures = object("preprocessor_config.json", files.preprocessor_config)?;
+        let spelled = tokens::object("tokenizer_config.json", files.tokenizer_config)?;
+        let processor = tokens::object("processor_config.json", files.processor_config)?;
+        let pictures = tokens::object("preprocessor_config.json", files.preprocessor_config)?;
 
-        let mut tokenizer =
-            Tokenizer::from_bytes(files.tokenizer).map_err(|e| broken("tokenizer.json", e.to_string()))?;
+        let mut tokenizer = tokens::open(files.tokenizer)?;
         tokenizer.with_truncation(None).map_err(|e| broken("tokenizer.json", e.to_string()))?;
         tokenizer.with_padding(None);
         tokenizer.set_encode_special_tokens(true);
-
-        let id = |(role, default): (&'static str, &'static str)| {
-            let at = spelled.get(role).or_else(|| spelled.pointer(&format!("/extra_special_tokens/{role}")));
-            // A token is spelled as a string or as an object with flags.
-            let name = at.and_then(|at| at.as_str().or_else(|| at.get("content")?.as_str())).unwrap_or(default);
-            tokenizer.token_to_id(name).ok_or_else(|| PrompterError::MissingToken { role, name: name.to_owned() })
-        };
-        let [bos, eos, pad, boi, eoi, image, user, assistant] = NAMES;
-        let names = Ids {
-            bos: id(bos)?,
-            eos: id(eos)?,
-            pad: id(pad)?,
-            begin_of_image: id(boi)?,
-            end_of_image: id(eoi)?,
-            image: id(image)?,
-            user: id(user)?,
-            assistant: id(assistant)?,
-        };
+        let names = Ids::resolve(&tokenizer, &spelled)?;
         let mut reserved: BTreeSet<u32> = names.all().into_iter().collect();
         for (id, token) in tokenizer.get_added_tokens_decoder() {
             if reserved.contains(&id) && (token.lstrip || token.rstrip) {
@@ -216,8 +175,7 @@ impl Prompter {
             Some(rules) => Preprocess::from_json(rules, config.image_size())?,
             None => Preprocess::new(config.image_size()),
         };
-        let default_system =
-            if processor.get("use_default_system_prompt") == Some(&json!(true)) { DEFAULT_SYSTEM } else { "" };
+        let default_system = if speaks_first(&processor)? { DEFAULT_SYSTEM } else { "" };
         let (image_tokens, limit) = (config.image_tokens(), config.text.max_positions);
         Ok(Self { tokenizer, names, reserved, text_tokens, longest, default_system, preprocess, image_tokens, limit })
     }
@@ -311,6 +269,18 @@ impl Prompter {
         }
     }
 
+    /// Ids of the tokens that the templates name.
+    #[must_use]
+    pub fn ids(&self) -> Ids {
+        self.names
+    }
+
+    /// What conversations begin with where a request brings no system text; empty for nothing.
+    #[must_use]
+    pub fn default_system(&self) -> &'static str {
+        self.default_system
+    }
+
     /// The id that ends an answer.
     #[must_use]
     pub fn end_of_text(&self) -> u32 {
@@ -353,13 +323,6 @@ impl Prompter {
     }
 }
 
-impl Ids {
-    fn all(self) -> [u32; 8] {
-        let Self { bos, eos, pad, begin_of_image, end_of_image, image, user, assistant } = self;
-        [bos, eos, pad, begin_of_image, end_of_image, image, user, assistant]
-    }
-}
-
 /// The byte that byte-level vocabularies spell as `character`: printable Latin-1 as itself, the others from U+0100 on in order.
 fn byte_of(character: char) -> Option<u8> {
     let plain = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
@@ -395,6 +358,18 @@ pub fn processor_config(config: &ModelConfig, default_system: bool) -> String {
         "use_default_system_prompt": default_system,
     });
     format!("{whole:#}\n")
+}
+
+/// Whether a conversation begins with [`DEFAULT_SYSTEM`]: where `processor_config.json` says so, and in DeepSeek's processor, which has
+/// no word for it.
+fn speaks_first(processor: &Value) -> Result<bool, PrompterError> {
+    match processor.get("sft_format") {
+        None => {}
+        Some(template) if template == "deepseek" => {}
+        Some(other) => return Err(PrompterError::Template(other.to_string())),
+    }
+    let own = processor.get("processor_class").is_some_and(|class| class == DEEPSEEK_PROCESSOR);
+    Ok(processor.get("use_default_system_prompt").and_then(Value::as_bool).unwrap_or(own))
 }
 
 /// A part of a turn that says something.

@@ -7,16 +7,17 @@ use std::path::Path;
 use candle_core::{DType, Device};
 use serde_json::{Value, json};
 
+use super::checkpoint::files::SAFETENSORS as WEIGHTS;
 use super::config::ModelConfig;
 use super::network::Network;
 use super::params::{Params, Tensors};
 use super::preprocess::Preprocess;
 use super::prompt::{self, Prompter, PrompterFiles};
-use super::{Defaults, Model, ModelError, WEIGHTS, weights};
+use super::{Defaults, Model, ModelError, weights};
 use crate::domain::sample::Version;
 
 /// PyTorch's name of a type that weights are stored in.
-fn stored_as(dtype: DType) -> Result<&'static str, ModelError> {
+pub(super) fn stored_as(dtype: DType) -> Result<&'static str, ModelError> {
     match dtype {
         DType::F32 => Ok("float32"),
         DType::F16 => Ok("float16"),

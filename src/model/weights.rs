@@ -1,5 +1,5 @@
-//! Checkpoint files ↔ the network's tensors: the Hugging Face Janus layout on disk, fused projections in memory; load, hash, save.
-//! Knows names and shapes, not what they compute.
+//! Weights as safetensors bytes and as a content hash, and the way from the network's tensors to those of the Hugging Face layout.
+//! Knows names and shapes, not what they compute; whole checkpoints are read in `checkpoint/`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
 
-use super::params::{ParamError, Tensors};
+use super::checkpoint::names::{FUSED, Kernel, first_rows, kernel, kernel_shape};
+use super::params::Tensors;
 use crate::domain::sample::Version;
 
 /// A weight file cannot be read, written, or understood.
@@ -23,57 +24,84 @@ pub enum WeightsError {
     Format(safetensors::SafeTensorError),
     #[error("tensor `{name}` {what}")]
     Tensor { name: String, what: String },
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
+    #[error("not a whole PyTorch file: {0}")]
+    Pickle(String),
+    #[error("{0}")]
+    Shards(String),
 }
 
-fn bad(name: &str, what: impl ToString) -> WeightsError {
+/// How the tensors of a checkpoint are not those of the network that its config describes; names and shapes of the file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Misfit {
+    pub missing: Vec<String>,
+    /// Name, the shape found, the shape wanted.
+    pub misshapen: Vec<(String, Vec<usize>, Vec<usize>)>,
+    pub extra: Vec<String>,
+}
+
+/// Tensors that one message lists of each kind.
+const LISTED: usize = 12;
+
+impl Misfit {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.misshapen.is_empty() && self.extra.is_empty()
+    }
+}
+
+impl std::error::Error for Misfit {}
+
+impl std::fmt::Display for Misfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |names: &[String]| {
+            let shown = names.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
+            let rest = names.len().saturating_sub(LISTED);
+            if rest == 0 { shown } else { format!("{shown}, and {rest} more") }
+        };
+        let mut parts = Vec::new();
+        match self.missing.as_slice() {
+            [] => {}
+            [name] => parts.push(format!("tensor `{name}` is missing")),
+            names => parts.push(format!("{} tensors are missing: {}", names.len(), list(names))),
+        }
+        match self.misshapen.as_slice() {
+            [] => {}
+            [(name, found, wanted)] => {
+                parts.push(format!("tensor `{name}` has shape {found:?}, but the config asks for {wanted:?}"));
+            }
+            all => {
+                let told = |(name, found, wanted): &(String, Vec<usize>, Vec<usize>)| {
+                    format!("{name} {found:?}, not {wanted:?}")
+                };
+                let told: Vec<_> = all.iter().map(told).collect();
+                parts.push(format!(
+                    "{} tensors have shapes that the config does not ask for: {}",
+                    all.len(),
+                    list(&told)
+                ));
+            }
+        }
+        match self.extra.as_slice() {
+            [] => {}
+            [name] => parts.push(format!("tensor `{name}` belongs to no part of the network")),
+            names => parts.push(format!("{} tensors belong to no part of the network: {}", names.len(), list(names))),
+        }
+        f.write_str(&parts.join("; "))
+    }
+}
+
+pub(super) fn bad(name: &str, what: impl ToString) -> WeightsError {
     WeightsError::Tensor { name: name.to_owned(), what: what.to_string() }
 }
 
-fn failed(name: &str) -> impl FnOnce(candle_core::Error) -> WeightsError {
+pub(super) fn failed(name: &str) -> impl FnOnce(candle_core::Error) -> WeightsError {
     move |source| bad(name, format!("cannot be read: {source}"))
 }
 
-/// The members of each fused tensor, in row order.
-const FUSED: [(&str, &[&str]); 2] = [
-    ("self_attn.qkv.", &["self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."]),
-    ("mlp.gate_up.", &["mlp.gate_proj.", "mlp.up_proj."]),
-];
-
-/// The fused tensor that `name` is a member of, its members, and which of them it is.
-fn group(name: &str) -> Option<(&'static str, &'static [&'static str], usize)> {
-    FUSED.iter().find_map(|(fused, members)| Some((*fused, *members, members.iter().position(|m| name.contains(m))?)))
-}
-
-/// Rows of the first member of a fused tensor of `rows` rows; the others share the rest equally. Only the language model's
-/// queries may have more rows than their keys and values.
-fn first_rows(name: &str, members: &[&str], rows: usize, query_rows: usize) -> usize {
-    if members.len() == 3 && name.contains("language_model") { query_rows } else { rows / members.len() }
-}
-
-/// How a weight of four dimensions lies in memory.
-enum Kernel {
-    /// `[out, c, 3, 3]` on disk, `[9 c, out]` in memory, rows in (ky, kx, c) order.
-    Spatial,
-    /// `[out, c, 1, 1]` on disk, `[out, c]` in memory.
-    Pointwise,
-    /// `[out, 3, p, p]` on disk, `[out, 3 p p]` in memory.
-    Patch,
-}
-
-fn kernel(name: &str) -> Option<Kernel> {
-    let module = name.strip_suffix(".weight")?;
-    if module == "model.vision_model.embeddings.patch_embedding" {
-        return Some(Kernel::Patch);
-    }
-    let last = module.strip_prefix("model.vqmodel.")?.rsplit('.').next()?;
-    match last {
-        "conv" | "conv1" | "conv2" | "conv_in" | "conv_out" => Some(Kernel::Spatial),
-        "q" | "k" | "v" | "proj_out" | "nin_shortcut" | "quant_conv" | "post_quant_conv" => Some(Kernel::Pointwise),
-        _ => None,
-    }
-}
-
-fn kernel_in(name: &str, x: &Tensor) -> Result<Tensor, WeightsError> {
+/// A kernel of the disk layout as it lies in memory; anything else as it is.
+pub(super) fn kernel_in(name: &str, x: &Tensor) -> Result<Tensor, WeightsError> {
     let Some(kernel) = kernel(name) else { return Ok(x.clone()) };
     let fits = match (&kernel, x.dims()) {
         (Kernel::Spatial, [_, _, h, w]) => (*h, *w) == (3, 3),
@@ -91,19 +119,6 @@ fn kernel_in(name: &str, x: &Tensor) -> Result<Tensor, WeightsError> {
     run().map_err(failed(name))
 }
 
-/// The shape on disk of what has `shape` in memory.
-fn kernel_shape(name: &str, shape: &[usize]) -> Vec<usize> {
-    match (kernel(name), shape) {
-        (Some(Kernel::Spatial), &[rows, out]) => vec![out, rows / 9, 3, 3],
-        (Some(Kernel::Pointwise), &[out, c]) => vec![out, c, 1, 1],
-        (Some(Kernel::Patch), &[out, inputs]) => {
-            let side = (inputs / 3).isqrt();
-            vec![out, 3, side, side]
-        }
-        _ => shape.to_vec(),
-    }
-}
-
 fn kernel_out(name: &str, x: &Tensor) -> Result<Tensor, WeightsError> {
     let shape = kernel_shape(name, x.dims());
     let run = || match (kernel(name), shape.as_slice()) {
@@ -111,75 +126,6 @@ fn kernel_out(name: &str, x: &Tensor) -> Result<Tensor, WeightsError> {
         _ => x.reshape(shape.as_slice()),
     };
     run().map_err(failed(name))
-}
-
-/// Disk layout → memory layout. `query_rows` are the rows of a language-model query projection.
-///
-/// # Errors
-/// When a member of a fused tensor is missing or the members do not fit together.
-pub fn fuse(mut disk: Tensors, query_rows: usize) -> Result<Tensors, WeightsError> {
-    let mut memory = Tensors::new();
-    while let Some((name, tensor)) = disk.pop_first() {
-        let Some((fused, members, at)) = group(&name) else {
-            memory.insert(name.clone(), kernel_in(&name, &tensor)?);
-            continue;
-        };
-        let mut parts = Vec::with_capacity(members.len());
-        for (i, member) in members.iter().enumerate() {
-            let sibling = name.replace(members[at], member);
-            let part = if i == at { Some(tensor.clone()) } else { disk.remove(&sibling) };
-            parts.push((part.ok_or_else(|| bad(&sibling, "is missing"))?, sibling));
-        }
-        let shape = parts[1].0.dims();
-        for (i, (part, sibling)) in parts.iter().enumerate() {
-            let mut wanted = shape.to_vec();
-            if let (0, Some(rows)) = (i, wanted.first_mut()) {
-                *rows = first_rows(&name, members, *rows * members.len(), query_rows);
-            }
-            if part.dims() != wanted {
-                let found = part.dims();
-                return Err(bad(
-                    sibling,
-                    format!("has shape {found:?}, but {wanted:?} fits the config and `{}`", parts[1].1),
-                ));
-            }
-        }
-        let parts: Vec<_> = parts.into_iter().map(|(part, _)| part).collect();
-        memory.insert(name.replace(members[at], fused), Tensor::cat(&parts, 0).map_err(failed(&name))?);
-    }
-    Ok(memory)
-}
-
-/// `error` about a tensor of the memory layout, told by the names and shapes of the file.
-#[must_use]
-pub fn on_disk(error: ParamError, query_rows: usize) -> ParamError {
-    let fused = |name: &str| FUSED.iter().find(|(fused, _)| name.contains(fused));
-    match error {
-        ParamError::Missing(name) => match fused(&name) {
-            Some((fused, members)) => ParamError::Missing(name.replace(fused, members[0])),
-            None => ParamError::Missing(name),
-        },
-        ParamError::Shape { name, found, wanted } => {
-            let Some((fused, members)) = fused(&name) else {
-                let (found, wanted) = (kernel_shape(&name, &found), kernel_shape(&name, &wanted));
-                return ParamError::Shape { name, found, wanted };
-            };
-            // The first member was held against the config when it was fused, so where there are rows too many or too few,
-            // they are the others'.
-            let member = |shape: &[usize], i| {
-                let mut shape = shape.to_vec();
-                if let Some(rows) = shape.first_mut() {
-                    let first = first_rows(&name, members, *rows, query_rows);
-                    *rows = if i == 0 { first } else { rows.saturating_sub(first) / (members.len() - 1) };
-                }
-                shape
-            };
-            let wrong = (0..members.len()).find(|&i| member(&found, i) != member(&wanted, i)).unwrap_or(0);
-            let (found, wanted) = (member(&found, wrong), member(&wanted, wrong));
-            ParamError::Shape { name: name.replace(fused, members[wrong]), found, wanted }
-        }
-        other => other,
-    }
 }
 
 /// Memory layout → disk layout. `query_rows` are the rows of a language-model query projection; the rest of a fused one is
@@ -289,18 +235,47 @@ pub(super) fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> Weights
 /// SHA-256 over names, shapes and little-endian f32 values in name order: the same for every file that holds the same network.
 ///
 /// # Errors
-/// When a tensor cannot be read back.
+/// When a tensor cannot be read back, or holds a value that is not finite.
 pub fn hash(tensors: &Tensors) -> Result<Version, WeightsError> {
-    let mut sha = Sha256::new();
+    let mut content = Content::default();
     for (name, tensor) in tensors {
-        sha.update(format!("{name}{:?}", tensor.dims()));
         let flat = || tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
-        for value in flat().map_err(failed(name))? {
-            if !value.is_finite() {
-                return Err(bad(name, format!("holds the value {value}")));
-            }
-            sha.update(value.to_le_bytes());
+        let values = flat().map_err(failed(name))?;
+        content.begin(name, tensor.dims());
+        for values in values.chunks(1 << 16) {
+            content.add(name, values)?;
         }
     }
-    Ok(Version(sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+    Ok(content.finish())
+}
+
+/// [`hash`] while tensors pass by, in name order.
+#[derive(Default)]
+pub(super) struct Content {
+    sha: Sha256,
+    bytes: Vec<u8>,
+}
+
+impl Content {
+    /// The next tensor.
+    pub fn begin(&mut self, name: &str, shape: &[usize]) {
+        self.sha.update(format!("{name}{shape:?}"));
+    }
+
+    /// Its next values.
+    pub fn add(&mut self, name: &str, values: &[f32]) -> Result<(), WeightsError> {
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(bad(name, format!("holds the value {value}")));
+        }
+        self.bytes.resize(values.len() * 4, 0);
+        for (bytes, value) in self.bytes.as_chunks_mut().0.iter_mut().zip(values) {
+            *bytes = value.to_le_bytes();
+        }
+        self.sha.update(&self.bytes);
+        Ok(())
+    }
+
+    pub fn finish(self) -> Version {
+        Version(self.sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
 }

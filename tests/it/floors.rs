@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 26] = [
+const FLOORS: [(&str, u8); 27] = [
     ("domain", 0),
     ("model", 1),
     ("store", 1),
@@ -26,6 +26,7 @@ const FLOORS: [(&str, u8); 26] = [
     ("demo", TOP),
     ("learn", TOP),
     ("log", TOP),
+    ("models", TOP),
     ("telemetry", TOP),
     ("serve", TOP),
     ("teach", TOP),
@@ -51,6 +52,7 @@ const PRIVATE: [(&str, &[&str]); 8] = [
             "config",
             "learn",
             "log",
+            "models",
             "telemetry",
             "serve",
             "teach",
@@ -61,7 +63,20 @@ const PRIVATE: [(&str, &[&str]); 8] = [
     ("clap", &["config", "main"]),
     (
         "candle_core",
-        &["model", "critic", "engine", "train", "bench_train", "commands", "demo", "log", "serve", "teach", "main"],
+        &[
+            "model",
+            "critic",
+            "engine",
+            "train",
+            "bench_train",
+            "commands",
+            "demo",
+            "log",
+            "models",
+            "serve",
+            "teach",
+            "main",
+        ],
     ),
 ];
 

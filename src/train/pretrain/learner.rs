@@ -7,7 +7,8 @@ use super::super::TrainError;
 use super::super::trainable::Trainable;
 use crate::model::config::ModelConfig;
 use crate::model::params::Tensors;
-use crate::model::prompt::{NAMES, PromptError, Prompter};
+use crate::model::prompt::{PromptError, Prompter};
+use crate::model::tokens::NAMES;
 use crate::model::{Defaults, Model, ModelFiles};
 
 /// How requests become ids with this tokenizer and Janus-Pro's settings.

@@ -9,7 +9,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
 use super::super::TrainError;
-use crate::model::prompt::NAMES;
+use crate::model::tokens::NAMES;
 use crate::world::{Form, Kind, Split, dice, language, question};
 
 /// Ids of the whole vocabulary.
