@@ -358,6 +358,7 @@ async fn an_earlier_database_is_brought_up_to_date() {
         "ALTER TABLE samples DROP COLUMN admitted_us",
         "ALTER TABLE samples DROP COLUMN first_token_us",
         "ALTER TABLE samples DROP COLUMN finished_us",
+        "DROP TABLE trials",
         "DROP TABLE promotions",
         "DROP TABLE versions",
         "DROP TABLE rounds",
