@@ -13,12 +13,17 @@ use ulm::domain::sample::{Finish, Output, Sample, Version};
 use ulm::domain::task::{Answer, Draw, Part, Role, Sampling, Turn};
 use ulm::engine::command::Work;
 use ulm::engine::{Engine, EngineOptions};
+use ulm::reward;
+use ulm::reward::answer::QaType;
 use ulm::reward::human::{Heard, Listening, hear};
 use ulm::store::{Kept, RatedCall, digest};
 use ulm::train::TrainError;
 use ulm::train::corl::rollout::roll;
 use ulm::train::player::Player;
-use ulm::train::round::gather::{Lessons, Taking, corrected, is_held_out, lessons, votes};
+use ulm::train::round::features::Tasted;
+use ulm::train::round::gather::{Lessons, Taking, corrected, is_held_out, lessons, prompts, unlabelled, votes};
+use ulm::train::round::own::{Own, guards};
+use ulm::train::round::taste::Taste;
 
 use super::swap::changed;
 
@@ -211,12 +216,57 @@ fn votes_are_numbers_and_corrections_exercises() {
     ];
     let numbers: Vec<(SampleId, f64)> = votes(&rated).into_iter().map(|vote| (vote.sample, vote.value)).collect();
     assert_eq!(numbers, [(id, 0.0), (id, 0.25), (first, 1.0), (second, 0.0), (second, 0.0)]);
+    assert!(corrected(&rated, true, &mut picture).unwrap().is_empty(), "nothing of it is held out");
+    assert_eq!((prompts(&rated, true).len(), prompts(&rated, false).len()), (0, 1));
     let exercises = corrected(&rated, false, &mut picture).unwrap();
     let ask = exercises[0].ask.as_ref().unwrap();
     assert_eq!((ask.problem.as_str(), ask.solution.as_deref()), ("What color is it?", Some("<answer>red</answer>")));
     let wanted = exercises[1].draw.as_ref().unwrap();
     assert!(wanted.prompt == draw.prompt && wanted.real.is_some() && exercises.len() == 2);
+    // By letter, and not corrected: the model's own majority may teach it. What was corrected is labelled, and words have no majority.
+    assert!(unlabelled(&rated, &mut picture).unwrap().is_empty());
+    let by_letter = |n: usize| {
+        let parts = vec![Part::Picture(blob()), Part::Text(format!("Which{}?\nA. red\nB. blue", " ".repeat(n)))];
+        Asked::Answer(Answer { system: None, turns: vec![Turn { role: Role::User, parts }] })
+    };
+    let asked = (0..).map(by_letter).find(|asked| !is_held_out(asked)).unwrap();
+    let rated: Vec<RatedCall> = [vec![], vec![said(id, Opinion::CorrectAnswer("A".into()), "ann")]]
+        .map(|feedback| RatedCall { kept: Kept { call: call(asked.clone(), &version), records: vec![] }, feedback })
+        .into();
+    let found = unlabelled(&rated[..1], &mut picture).unwrap();
+    assert!(found.len() == 1 && found[0].ask.as_ref().unwrap().solution.is_none());
+    assert!(unlabelled(&rated[1..], &mut picture).unwrap().is_empty());
     // About a tenth of all requests is kept for judging.
     let kept = (0..1000).filter(|n| is_held_out(&Asked::Draw(Draw { prompt: format!("{n}") }))).count();
     assert!((60..150).contains(&kept), "{kept}");
+}
+
+/// Held-out requests of users: what both versions make of them guards the gate, where there is enough of them.
+#[test]
+fn what_is_held_out_is_done_alike_by_both() {
+    let model = Arc::new(demo::load(&Device::Cpu).unwrap());
+    let engine = Engine::spawn(Arc::clone(&model), EngineOptions::default()).unwrap();
+    let player = Player::alone(&engine);
+    let colours = ["red", "blue", "green", "yellow"];
+    let shapes = ["circle", "star", "heart", "cross", "square"];
+    let drawn = |at: usize| Draw { prompt: format!("a {} {}", colours[at % 4], shapes[at / 4]) };
+    let corrected = |at: usize| {
+        let problem = format!("What color is it{}?", " ".repeat(at));
+        let parts = vec![Part::Picture(picture(&blob()).unwrap()), Part::Text(problem.clone())];
+        let conversation = Answer { system: None, turns: vec![Turn { role: Role::User, parts }] };
+        let solution = Some("<answer>red</answer>".to_owned());
+        reward::Asked { conversation, problem, solution, kind: QaType::Open, item: None }
+    };
+    let taste = Tasted { taste: Taste::learn(&[]), model: Arc::clone(&model) };
+    let mut own =
+        Own { prompts: (0..20).map(drawn).collect(), taste: Some(taste), corrected: (0..20).map(corrected).collect() };
+    let looks = |own: &Own| own.looks(&player, model.defaults()).unwrap();
+    let both = guards(&looks(&own), &looks(&own));
+    let names: Vec<&str> = both.iter().map(|guard| guard.name.as_str()).collect();
+    assert_eq!(names, ["taste of held-out requests", "held-out corrections"]);
+    assert!(both.iter().all(|guard| guard.live == guard.candidate), "{both:?}");
+    assert_eq!(both[0].live, 0.5, "a taste that knows nothing");
+    own.prompts.pop();
+    own.corrected.pop();
+    assert!(guards(&looks(&own), &looks(&own)).is_empty(), "too few tell nothing");
 }

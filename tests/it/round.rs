@@ -22,7 +22,7 @@ const PROMPTS: [&str; 8] = [
 
 /// A small round.
 fn plan() -> Value {
-    json!({"lessons": 4, "epochs": 2, "steps": 3, "anew": 2, "suite": {"seed": 9, "draws": 10, "answers": 5}})
+    json!({"lessons": 4, "epochs": 2, "benchmark": 1, "steps": 3, "anew": 2, "suite": {"seed": 9, "draws": 10, "answers": 5}})
 }
 
 /// Pictures that were drawn and judged: of each prompt four, every other one good.
@@ -88,7 +88,15 @@ async fn what_users_said_becomes_a_candidate_and_a_verdict() {
 
     // What it made is known, with what it came from; of a refused one only that.
     let candidate = round["candidate"].as_str().unwrap();
-    let card = app.get(&format!("/v1/versions/{candidate}")).await.json();
+    let start = Instant::now();
+    let card = loop {
+        // Its weights are forgotten behind the round's end.
+        let card = app.get(&format!("/v1/versions/{candidate}")).await.json();
+        if card["available"] == (status == "promoted") || start.elapsed() > Duration::from_secs(60) {
+            break card;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     assert_eq!((card["parent"].as_str(), card["round"].as_str()), (Some(home.as_str()), Some(id.as_str())));
     assert_eq!(card["available"], status == "promoted");
     assert_eq!(card["scores"]["promote"], status == "promoted");
@@ -113,6 +121,9 @@ async fn what_users_said_becomes_a_candidate_and_a_verdict() {
 
     for (body, param) in [
         (json!({"epochs": 0}), "epochs"),
+        (json!({"hold": -0.5}), "hold"),
+        (json!({"benchmark": 65}), "benchmark"),
+        (json!({"unlabelled": -1}), "unlabelled"),
         (json!({"lessons": 1000}), "lessons"),
         (json!({"rate": 1}), "rate"),
         (json!({"since": -1}), "since"),

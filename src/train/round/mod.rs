@@ -2,12 +2,12 @@
 //! A round may be cut anywhere: whoever claims it next goes on from its state. Publishes through the ledger alone; who serves a
 //! promoted version is not known here.
 
-mod features;
+pub mod features;
 pub mod gate;
 pub mod gather;
 mod holding;
 pub mod judge;
-mod own;
+pub mod own;
 pub mod plan;
 mod rows;
 mod said;

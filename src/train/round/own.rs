@@ -32,7 +32,7 @@ const RIGHT: f64 = 0.1;
 
 /// What is held out, and the taste that judges it.
 #[derive(Default)]
-pub(super) struct Own {
+pub struct Own {
     pub prompts: Vec<Draw>,
     /// Of those who are heard; none where it is not known well enough.
     pub taste: Option<Tasted>,
@@ -41,7 +41,7 @@ pub(super) struct Own {
 }
 
 /// What a version made of it: by task, 0 to 1.
-pub(super) struct OwnLooks {
+pub struct OwnLooks {
     liked: Vec<f64>,
     right: Vec<f64>,
 }
@@ -90,7 +90,8 @@ impl Own {
 }
 
 /// What may not fall, as far as there is enough of it.
-pub(super) fn guards(live: &OwnLooks, candidate: &OwnLooks) -> Vec<Guard> {
+#[must_use]
+pub fn guards(live: &OwnLooks, candidate: &OwnLooks) -> Vec<Guard> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     [
         ("taste of held-out requests", &live.liked, &candidate.liked, TASTE),

@@ -73,6 +73,7 @@ impl Rounds {
             "taste_of_pictures_alone": quality[1],
             "drawn_anew": prompts.len(),
             "unlabelled": unlabelled.len(),
+            "benchmark": plan.benchmark,
             "held_out": { "prompts": own.prompts.len(), "corrections": own.corrected.len() },
             "raters": raters.iter().map(rater).collect::<Vec<_>>(),
         });
