@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::domain::id::BlobId;
 use crate::domain::round::{KnownVersion, Promotion};
 use crate::domain::sample::Version;
 use crate::domain::task::{Answer, Draw, Part, Role, Sampling, Turn};
 use crate::domain::trial::{Trial, TrialState};
 use crate::engine::command::{Event, Lane, Submission, Work};
 use crate::engine::{EngineError, EngineHandle, PromoteError, SubmitError};
+use crate::kept::{self, KeptError};
 use crate::model::prompt::PromptError;
 use crate::model::{Model, ModelError};
 use crate::store::{Ending, Ledger, LedgerError, Promoted};
@@ -28,10 +28,8 @@ pub enum FollowError {
     Ledger(#[from] LedgerError),
     #[error("the ledger does not know version {0}")]
     Unknown(String),
-    #[error("the weights of version {0} are not kept, and it is not the checkpoint that this server began with")]
-    Gone(String),
-    #[error("the weights kept as version {version} are those of {found}")]
-    Other { version: String, found: String },
+    #[error(transparent)]
+    Kept(KeptError),
     #[error("its weights cannot be loaded: {0}")]
     Load(#[from] ModelError),
     #[error(transparent)]
@@ -48,6 +46,15 @@ impl FollowError {
     /// It may go better next time.
     fn passes(&self) -> bool {
         matches!(self, Self::Ledger(LedgerError::Unavailable(_)) | Self::Busy)
+    }
+}
+
+impl From<KeptError> for FollowError {
+    fn from(error: KeptError) -> Self {
+        match error {
+            KeptError::Ledger(error) => Self::Ledger(error),
+            error => Self::Kept(error),
+        }
     }
 }
 
@@ -255,16 +262,7 @@ impl Follower {
         if let Some(model) = loaded.into_iter().find(|model| model.version() == version) {
             return Ok(model);
         }
-        let known = self.ledger.version(version).await?;
-        let known = known.ok_or_else(|| FollowError::Unknown(version.0.clone()))?;
-        let weights: BlobId = known.weights.ok_or_else(|| FollowError::Gone(version.0.clone()))?;
-        let bytes = self.ledger.blobs().get(&weights).await?;
-        let home = Arc::clone(&self.home);
-        let model = blocking(move || Ok(home.with_weights_file(&bytes)?)).await?;
-        if model.version() != version {
-            return Err(FollowError::Other { version: version.0.clone(), found: model.version().0.clone() });
-        }
-        Ok(Arc::new(model))
+        Ok(kept::load(&self.ledger, Arc::clone(&self.home), version).await?)
     }
 }
 

@@ -64,7 +64,7 @@ pub async fn create(
         .blocking(move || {
             let chat = from_json::<Request>(body.bytes())?.parse(native, rand::random())?;
             let Chat { model: name, conversation, samplings, form, keep } = chat;
-            let asker = Asker::of(keep.person.as_deref(), &key_of, body.bytes());
+            let asker = Asker::of(keep.person.as_deref(), &key_of, body.bytes())?;
             drop(body);
             let (answer, files) = conversation.decode()?;
             let prompt = reader.prompter().answer(&answer).map_err(|error| ApiError::prompt("messages", &error))?;

@@ -53,7 +53,7 @@ pub async fn generate(
     let (drawing, asker, prompt) = service
         .blocking(move || {
             let drawing = from_json::<Request>(body.bytes())?.parse(native, rand::random())?;
-            let asker = Asker::of(drawing.keep.person.as_deref(), &key_of, body.bytes());
+            let asker = Asker::of(drawing.keep.person.as_deref(), &key_of, body.bytes())?;
             let prompt = reader.prompter().draw(&drawing.draw).map_err(|error| ApiError::prompt("prompt", &error))?;
             Ok((drawing, asker, prompt))
         })

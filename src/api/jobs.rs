@@ -15,10 +15,11 @@ use super::wire::job_card::{CheckpointCard, EventCard, JobCard};
 use super::wire::jobs::{Filter, PartQuery, Query, Request, Wanted, filter};
 use super::wire::stored::Page;
 use super::{Service, query};
+use crate::domain::id::RoundId;
 use crate::domain::job::{File, Job, Level, RoundEvent};
 use crate::domain::round::Round;
 use crate::reward::grader::row::Row;
-use crate::store::{Opened, digest};
+use crate::store::{LedgerError, Opened, digest};
 
 /// How long a job that goes on is for the worker that has its checkpoint, in milliseconds.
 const FIRST_MS: i64 = 30_000;
@@ -156,13 +157,8 @@ pub async fn cancel(
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<web::Json<JobCard>, ApiError> {
-    service.admins.check(request.headers())?;
-    let job = find(&service, &id).await?;
-    if !service.ledger.cancel_round(job.round.id, now_ms()).await? {
-        return Err(ApiError::conflict("id", "This job has ended already."));
-    }
-    tell(&service, &job, Level::Warn, "Cancelled by hand".to_owned()).await;
-    show(&service, find(&service, &id).await?)
+    let change = async |round| service.ledger.cancel_round(round, now_ms()).await;
+    by_hand(&service, &request, &id, change, "This job has ended already.", (Level::Warn, "Cancelled by hand")).await
 }
 
 /// Pauses a job that has not ended: whoever works on it leaves it behind a checkpoint.
@@ -183,13 +179,9 @@ pub async fn pause(
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<web::Json<JobCard>, ApiError> {
-    service.admins.check(request.headers())?;
-    let job = find(&service, &id).await?;
-    if !service.ledger.pause_round(job.round.id).await? {
-        return Err(ApiError::conflict("id", "This job is paused, or has ended already."));
-    }
-    tell(&service, &job, Level::Info, "Paused by hand".to_owned()).await;
-    show(&service, find(&service, &id).await?)
+    let change = async |round| service.ledger.pause_round(round).await;
+    let refused = "This job is paused, or has ended already.";
+    by_hand(&service, &request, &id, change, refused, (Level::Info, "Paused by hand")).await
 }
 
 /// Lets a paused job go on, from its checkpoint where the worker that has it is still there.
@@ -210,13 +202,8 @@ pub async fn resume(
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<web::Json<JobCard>, ApiError> {
-    service.admins.check(request.headers())?;
-    let job = find(&service, &id).await?;
-    if !service.ledger.resume_round(job.round.id, now_ms() + FIRST_MS).await? {
-        return Err(ApiError::conflict("id", "This job is not paused."));
-    }
-    tell(&service, &job, Level::Info, "Resumed by hand".to_owned()).await;
-    show(&service, find(&service, &id).await?)
+    let change = async |round| service.ledger.resume_round(round, now_ms() + FIRST_MS).await;
+    by_hand(&service, &request, &id, change, "This job is not paused.", (Level::Info, "Resumed by hand")).await
 }
 
 /// Lists what happened in a job, newest first.
@@ -266,6 +253,24 @@ pub async fn checkpoints(
         cards.extend((after.as_deref() != Some(&card.id)).then_some(card));
     }
     Ok(web::Json(Page::new(cards, false, |card| &card.id)))
+}
+
+/// Changes what a job does, tells of it and shows the job; `refused` where `change` finds nothing to change.
+async fn by_hand(
+    service: &Service,
+    request: &HttpRequest,
+    id: &str,
+    change: impl AsyncFnOnce(RoundId) -> Result<bool, LedgerError>,
+    refused: &'static str,
+    (level, said): (Level, &str),
+) -> Result<web::Json<JobCard>, ApiError> {
+    service.admins.check(request.headers())?;
+    let job = find(service, id).await?;
+    if !change(job.round.id).await? {
+        return Err(ApiError::conflict("id", refused));
+    }
+    tell(service, &job, level, said.to_owned()).await;
+    show(service, find(service, id).await?)
 }
 
 async fn find(service: &Service, id: &str) -> Result<Job, ApiError> {

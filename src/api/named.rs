@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
 use super::error::ApiError;
@@ -11,7 +10,9 @@ use super::wire::models::ModelCard;
 use super::{Service, short};
 use crate::domain::round::KnownVersion;
 use crate::domain::sample::Version;
+use crate::kept::{self, KeptError};
 use crate::model::Model;
+use crate::store::digest;
 
 /// Most versions that the engine holds because somebody asked for them.
 const HELD: usize = 2;
@@ -22,14 +23,11 @@ pub(super) struct Asker(String);
 
 impl Asker {
     /// `body` is the whole request.
-    pub(super) fn of(person: Option<&str>, key: &str, body: &[u8]) -> Self {
-        match person {
+    pub(super) fn of(person: Option<&str>, key: &str, body: &[u8]) -> Result<Self, ApiError> {
+        Ok(match person {
             Some(person) => Self(format!("person {person}")),
-            None => {
-                let request: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
-                Self(format!("key {key} request {request}"))
-            }
-        }
+            None => Self(format!("key {key} request {}", digest(body)?)),
+        })
     }
 }
 
@@ -93,13 +91,12 @@ impl Service {
             return Ok(model);
         }
         let known = self.kept(digits).await?.ok_or_else(none)?;
-        let weights = known.weights.ok_or_else(none)?;
-        let (bytes, frame) = (self.ledger.blobs().get(&weights).await?, self.engine.model());
-        let read = move || frame.with_weights_file(&bytes).map_err(|cause| ApiError::internal(&cause));
-        let model = Arc::new(self.blocking(read).await?);
-        if *model.version() != known.version {
-            return Err(ApiError::internal(&format!("the weights of version {} are others", known.version.0)));
-        }
+        let model = kept::load(&self.ledger, self.engine.model(), &known.version).await;
+        let model = model.map_err(|error| match error {
+            KeptError::Ledger(error) => error.into(),
+            KeptError::Unknown(_) | KeptError::Gone(_) => none(),
+            cause => ApiError::internal(&cause),
+        })?;
         self.engine.admit(Arc::clone(&model)).map_err(|cause| ApiError::internal(&cause))?;
         loaded.retain(|version| *version != known.version);
         loaded.push(known.version);

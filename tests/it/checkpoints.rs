@@ -8,6 +8,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use ulm::model::{Model, weights};
 
+use super::saving::names;
 use super::{app, crash, golden};
 
 fn ulm(arguments: &[&str]) -> Output {
@@ -38,13 +39,6 @@ fn report(arguments: &[&str]) -> Value {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        dir.read_dir().unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]

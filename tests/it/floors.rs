@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 27] = [
+const FLOORS: [(&str, u8); 28] = [
     ("domain", 0),
     ("model", 1),
     ("store", 1),
     ("world", 1),
     ("critic", 2),
+    ("kept", 2),
     ("engine", 2),
     ("picture", 2),
     ("trial", 2),

@@ -7,12 +7,12 @@ use ulm::store::{Fresh, Ledger, Move, Promoted};
 
 use super::place::{Place, on_both};
 
-fn version(digit: char) -> Version {
+pub fn version(digit: char) -> Version {
     Version(digit.to_string().repeat(64))
 }
 
 /// A version whose weights are kept.
-async fn known(ledger: &Ledger, digit: char, parent: Option<Version>) -> (KnownVersion, Fresh) {
+pub async fn known(ledger: &Ledger, digit: char, parent: Option<Version>) -> (KnownVersion, Fresh) {
     let file = ledger.blobs().put(format!("weights {digit}").into_bytes()).await.unwrap();
     let known = KnownVersion {
         version: version(digit),

@@ -21,7 +21,7 @@ fn tokenizer(variant: &str) -> Vec<u8> {
     golden::read(&format!("{variant}/tokenizer.json"))
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         dir.read_dir().unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

@@ -5,32 +5,14 @@ use std::time::Duration;
 
 use ulm::domain::id::{CallId, FeedbackId, ImagesId, RoundId, SampleId};
 use ulm::domain::record::{Asked, By, Call, Opinion, Record};
-use ulm::domain::round::{KnownVersion, Round, RoundState};
+use ulm::domain::round::{Round, RoundState};
 use ulm::domain::sample::{Finish, Output, Sample, Timings, Version};
 use ulm::domain::task::{Draw, Sampling};
 use ulm::domain::trial::{Share, Terms, Trial, TrialState};
 use ulm::store::{Beginning, Begun, Ending, Kept, Ledger, Move, Order, Promoted, Rated, Rating, Said, Settled, Target};
 
 use super::place::{Place, on_both};
-
-fn version(digit: char) -> Version {
-    Version(digit.to_string().repeat(64))
-}
-
-async fn known(ledger: &Ledger, digit: char) {
-    let file = ledger.blobs().put(format!("weights {digit}").into_bytes()).await.unwrap();
-    let known = KnownVersion {
-        version: version(digit),
-        parent: None,
-        round: None,
-        created_ms: 5,
-        weights: Some(file.id().clone()),
-        bytes: file.bytes() as i64,
-        scores: "{}".into(),
-        pinned: false,
-    };
-    ledger.know(known, std::slice::from_ref(&file)).await.unwrap();
-}
+use super::rounds::{known, version};
 
 fn beginning(digit: char, after: i64, round: Option<RoundId>) -> Beginning {
     let terms = Terms { share: Share::TENTH, votes: 50, time_ms: 1000 };
@@ -75,7 +57,7 @@ async fn waiting(ledger: &Ledger) -> RoundId {
 async fn tries(place: Place) {
     let ledger = place.open().await;
     for digit in ['a', 'b', 'c'] {
-        known(&ledger, digit).await;
+        known(&ledger, digit, None).await;
     }
     assert!(matches!(
         ledger.promote(version('a'), 0, "ann".into(), String::new(), 7).await.unwrap(),

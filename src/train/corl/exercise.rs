@@ -98,6 +98,16 @@ pub enum Practice {
 }
 
 impl Practice {
+    /// Of work that draws, answers, or does both.
+    #[must_use]
+    pub fn of(draws: bool, answers: bool) -> Self {
+        match (draws, answers) {
+            (true, true) => Self::Unified,
+            (true, false) => Self::Drawing,
+            (false, _) => Self::Answering(QaType::Open),
+        }
+    }
+
     /// As commands and folders call it.
     #[must_use]
     pub fn name(self) -> &'static str {

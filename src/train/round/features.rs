@@ -21,8 +21,8 @@ use crate::train::pretrain::asked;
 const AT_ONCE: usize = 16;
 /// The AUC from which a model of taste is believed about raters, and from which as a reward, which is harder: what earns it is sought out. At
 /// 0.64 a policy learned to please it and to draw worse (see the log in ARCHITECTURE.md).
-pub(super) const GOOD: f64 = 0.6;
-pub(super) const VERY_GOOD: f64 = 0.7;
+const GOOD: f64 = 0.6;
+const VERY_GOOD: f64 = 0.7;
 /// Numbers of a row that only what was logged has: how likely the picture was when it was drawn.
 const LOGGED: usize = 3;
 
@@ -112,12 +112,18 @@ impl<'a> Tasting<'a> {
         Ok(Self { rows, quality: Some(quality), of_pictures, foretold })
     }
 
-    /// The taste of all raters who are heard, of pictures alone, where its AUC is at least this.
+    /// Whether the taste of pictures alone is good enough to be a reward.
     #[must_use]
-    pub fn taste(&self, votes: &[Vote<SampleId>], raters: &[Rater], least: f64) -> Option<Taste> {
+    pub fn is_reward(&self) -> bool {
+        self.of_pictures.is_some_and(|quality| quality.auc >= VERY_GOOD)
+    }
+
+    /// The taste of all raters who are heard, of pictures alone, where it is good enough to be believed.
+    #[must_use]
+    pub fn taste(&self, votes: &[Vote<SampleId>], raters: &[Rater]) -> Option<Taste> {
         let silent: BTreeSet<&str> =
             raters.iter().filter(|rater| rater.weight == 0.0).map(|rater| rater.name.as_str()).collect();
-        let good = self.of_pictures.is_some_and(|quality| quality.auc >= least);
+        let good = self.of_pictures.is_some_and(|quality| quality.auc >= GOOD);
         good.then(|| Taste::learn(&judged(&self.rows, LOGGED, votes, |rater| !silent.contains(rater)).1))
     }
 }

@@ -10,7 +10,6 @@ use super::own::Own;
 use super::plan::{Plan, RowsPlan};
 use super::work::{Rounds, Study};
 use crate::model::Model;
-use crate::reward::answer::QaType;
 use crate::reward::grader::Grader;
 use crate::reward::grader::graded::{Graded, Turns};
 use crate::reward::grader::row::{Row, Task};
@@ -39,11 +38,7 @@ impl Rounds {
         }
         let draws = all.iter().filter(|(_, row)| matches!(row.task, Task::Draw(_))).count();
         let answers = all.len() - draws;
-        let practice = match (draws, answers) {
-            (_, 0) => Practice::Drawing,
-            (0, _) => Practice::Answering(QaType::Open),
-            _ => Practice::Unified,
-        };
+        let practice = Practice::of(draws > 0, answers > 0);
         let told = json!({
             "rows": all.len(), "pictures": draws, "answers": answers,
             "grader": { "name": grader.name, "type": grader.kind() },

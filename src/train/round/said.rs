@@ -9,7 +9,7 @@ use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
 
 use super::RoundError;
-use super::features::{GOOD, Tasted, Tasting, VERY_GOOD};
+use super::features::{Tasted, Tasting};
 use super::gather::{Lessons, Taking, corrected, lessons, prompts, unlabelled, votes};
 use super::own::{MOST, Own};
 use super::plan::Plan;
@@ -22,7 +22,6 @@ use crate::domain::sample::Version;
 use crate::domain::task::Draw;
 use crate::model::Model;
 use crate::picture::decode::{self, MAX_PIXELS};
-use crate::reward::answer::QaType;
 use crate::reward::human::{Listening, Rater, Vote, hear};
 use crate::reward::{Accuracy, AnswerReward, DrawReward, Format, Likeness, Majority, Mix, Variety, Verifier, Wanted};
 use crate::store::RatedCall;
@@ -53,8 +52,9 @@ struct Gathered {
 impl Rounds {
     /// Gathers what was said.
     pub(super) fn of_what_was_said(&self, round: &Round, plan: &Plan, base: &Arc<Model>) -> Result<Study, RoundError> {
-        let gathered = self.gather(round, plan, base)?;
-        let Gathered { lessons, corrected, prompts, unlabelled, own, quality, raters, requests, .. } = &gathered;
+        let mut gathered = self.gather(round, plan, base)?;
+        let own = std::mem::take(&mut gathered.own);
+        let Gathered { lessons, corrected, prompts, unlabelled, quality, raters, requests, .. } = &gathered;
         if lessons.lessons.is_empty() && corrected.is_empty() {
             return Err(RoundError::Failed(format!(
                 "there is nothing to learn from: {requests} requests were judged, {} samples of weights too old; what is judged alike, \
@@ -78,8 +78,7 @@ impl Rounds {
             "raters": raters.iter().map(rater).collect::<Vec<_>>(),
         });
         let samples: Vec<SampleId> = lessons.samples.clone();
-        let (stage, own) = self.stage(plan, base, gathered)?;
-        Ok(Study { stage, told, samples, own })
+        Ok(Study { stage: self.stage(plan, base, gathered)?, told, samples, own })
     }
 
     /// What the versions of a round are judged by besides the suite, again.
@@ -122,7 +121,8 @@ impl Rounds {
         let (heard, raters) = hear(&votes, judge, listening);
         let taking = Taking { cap: plan.importance, hold: plan.hold };
         let lessons = lessons(&rated, &heard, base, taking, is_young, &mut picture)?;
-        let taste = tasting.taste(&votes, &raters, VERY_GOOD);
+        let known = tasting.taste(&votes, &raters);
+        let taste = known.clone().filter(|_| tasting.is_reward());
         let anew = |prompt: &str| Exercise { draw: Some(Wanted::of(prompt.to_owned())), ask: None };
         let wanted = if taste.is_some() { prompts(&rated, false) } else { BTreeSet::new() };
         let unlabelled = match plan.unlabelled {
@@ -131,7 +131,7 @@ impl Rounds {
         };
         let own = Own {
             prompts: prompts(&rated, true).into_iter().take(MOST).map(|of| Draw { prompt: of.to_owned() }).collect(),
-            taste: tasting.taste(&votes, &raters, GOOD).map(|taste| Tasted { taste, model: Arc::clone(base) }),
+            taste: known.map(|taste| Tasted { taste, model: Arc::clone(base) }),
             corrected: corrected(&rated, true, &mut picture)?.into_iter().filter_map(|one| one.ask).collect(),
         };
         Ok(Gathered {
@@ -147,16 +147,12 @@ impl Rounds {
         })
     }
 
-    fn stage(&self, plan: &Plan, base: &Arc<Model>, gathered: Gathered) -> Result<(CorlStage, Own), RoundError> {
-        let Gathered { lessons, corrected, mut prompts, unlabelled, taste, own, .. } = gathered;
+    fn stage(&self, plan: &Plan, base: &Arc<Model>, gathered: Gathered) -> Result<CorlStage, RoundError> {
+        let Gathered { lessons, corrected, mut prompts, unlabelled, taste, .. } = gathered;
         let draws = lessons.pictures > 0 || corrected.iter().any(|exercise| exercise.draw.is_some());
         let answers =
             lessons.answers > 0 || corrected.iter().any(|exercise| exercise.ask.is_some()) || !unlabelled.is_empty();
-        let practice = match (draws, answers) {
-            (true, true) => Practice::Unified,
-            (true, false) => Practice::Drawing,
-            (false, _) => Practice::Answering(QaType::Open),
-        };
+        let practice = Practice::of(draws, answers);
         let each = plan.lessons.max(1);
         let mut steps = (lessons.lessons.len() as u64 * plan.epochs).div_ceil(each as u64).max(1);
         steps = steps.max(corrected.len().div_ceil(CORRECTED) as u64 * plan.epochs);
@@ -200,9 +196,7 @@ impl Rounds {
         }
         let (given, engine) = (Source::Given(given, "corrections, prompts and benchmark".into()), self.engine.clone());
         let lessons = lessons.lessons;
-        let stage =
-            CorlStage::over(engine, Arc::clone(base), options, given, Mix::new(draws), Mix::new(answers), lessons)?;
-        Ok((stage, own))
+        Ok(CorlStage::over(engine, Arc::clone(base), options, given, Mix::new(draws), Mix::new(answers), lessons)?)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::domain::round::{KnownVersion, Round, RoundState};
 use crate::domain::sample::Version;
 use crate::domain::trial::Terms;
 use crate::engine::EngineHandle;
+use crate::kept::{self, KeptError};
 use crate::model::{Defaults, Model};
 use crate::store::{Ledger, LedgerError, Move};
 use crate::train::corl::CorlStage;
@@ -212,7 +213,7 @@ impl Rounds {
                     Some(_) => Own::default(),
                     None => self.own(&round, &plan, &base)?,
                 };
-                (self.fetch(&base, candidate)?, own)
+                (self.fetch(Arc::clone(&base), candidate)?, own)
             }
             _ => self.learn(&mut round, &plan, &base, holding)?,
         };
@@ -226,18 +227,17 @@ impl Rounds {
     pub(super) fn loaded(&self, version: &Version) -> Result<Arc<Model>, RoundError> {
         match self.engine.models().into_iter().find(|model| model.version() == version) {
             Some(model) => Ok(model),
-            None => self.fetch(&self.engine.model(), version),
+            None => self.fetch(self.engine.model(), version),
         }
     }
 
     /// Weights from the ledger's files, in the frame of another version.
-    fn fetch(&self, frame: &Model, version: &Version) -> Result<Arc<Model>, RoundError> {
-        let known = self.runtime.block_on(self.ledger.version(version))?;
-        let gone = || RoundError::Failed(format!("the weights of version {} are gone", version.0));
-        let weights = known.and_then(|known| known.weights).ok_or_else(gone)?;
-        let bytes = self.runtime.block_on(self.ledger.blobs().get(&weights))?;
-        let model = frame.with_weights_file(&bytes)?;
-        if model.version() == version { Ok(Arc::new(model)) } else { Err(gone()) }
+    fn fetch(&self, frame: Arc<Model>, version: &Version) -> Result<Arc<Model>, RoundError> {
+        self.runtime.block_on(kept::load(&self.ledger, frame, version)).map_err(|error| match error {
+            KeptError::Ledger(error) => error.into(),
+            KeptError::Load(error) => error.into(),
+            _ => RoundError::Failed(format!("the weights of version {} are gone", version.0)),
+        })
     }
 
     /// Gathers and trains; the candidate is known to the ledger when this returns.
