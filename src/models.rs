@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::commands::print;
 use crate::config::{Convert, DtypeName, Info, LayoutName, LikeName, ModelCommand, Pickle, Random, Verify};
 use crate::demo;
+use crate::fetch::place;
 use crate::model::checkpoint::names::Layout;
 use crate::model::checkpoint::{Checkpoint, random};
 use crate::model::config::ModelConfig;
@@ -25,6 +26,7 @@ use crate::model::{ModelError, ModelFiles};
 /// When a checkpoint cannot be read, is not whole, or cannot be written.
 pub fn run(command: &ModelCommand) -> anyhow::Result<()> {
     match command {
+        ModelCommand::Fetch(options) => crate::fetch::run(options),
         ModelCommand::Random(options) => random(options),
         ModelCommand::Info(options) => info(options),
         ModelCommand::Verify(options) => verify(options),
@@ -77,8 +79,9 @@ fn random(options: &Random) -> anyhow::Result<()> {
 }
 
 fn convert(options: &Convert) -> anyhow::Result<()> {
-    let located = |error: ModelError| error.located(&options.folder);
-    let files = ModelFiles::read(&options.folder).map_err(located)?;
+    let from = place(&options.folder, options.pickle.allow_pickle)?.folder;
+    let located = |error: ModelError| error.located(&from);
+    let files = ModelFiles::read(&from).map_err(located)?;
     let checkpoint = Checkpoint::open(&files, options.pickle.allow_pickle).map_err(located)?;
     let bar = bar("converting", checkpoint.plan.numbers());
     let (to, dtype) = (layout(options.layout), options.dtype.map(dtype));
@@ -95,12 +98,11 @@ fn convert(options: &Convert) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The files of a folder, or the demo model's, and the folder.
-fn files(folder: Option<&Path>) -> Result<(ModelFiles, PathBuf), ModelError> {
-    match folder {
-        Some(folder) => Ok((ModelFiles::read(folder).map_err(|error| error.located(folder))?, folder.to_owned())),
-        None => Ok((demo::files(), demo::NAME.into())),
-    }
+/// The files of a checkpoint, or the demo model's, and the folder.
+fn files(asked: Option<&Path>, pickle: Pickle) -> anyhow::Result<(ModelFiles, PathBuf)> {
+    let Some(asked) = asked else { return Ok((demo::files(), demo::NAME.into())) };
+    let folder = place(asked, pickle.allow_pickle)?.folder;
+    Ok((ModelFiles::read(&folder).map_err(|error| error.located(&folder))?, folder))
 }
 
 /// What was found in a checkpoint.
@@ -146,7 +148,7 @@ struct Token {
 
 /// Reads a checkpoint to the last number.
 fn look(folder: Option<&Path>, pickle: Pickle) -> anyhow::Result<(Found, ModelConfig)> {
-    let (files, place) = files(folder)?;
+    let (files, place) = files(folder, pickle)?;
     let located = |error: ModelError| error.located(&place);
     let checkpoint = Checkpoint::open(&files, pickle.allow_pickle).map_err(located)?;
     // What serving would read of the files beside the weights.

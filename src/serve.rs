@@ -20,6 +20,7 @@ use crate::config::Serve;
 use crate::demo;
 use crate::domain::trial::Share;
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
+use crate::fetch::{Place, place};
 use crate::follow::Follower;
 use crate::learn::Learner;
 use crate::log;
@@ -172,7 +173,7 @@ impl Running {
     }
 }
 
-/// The model in `folder` and its name; without a folder the demo model.
+/// The model in `folder`, or of that name on the hub, and its name; without a folder the demo model.
 ///
 /// # Errors
 /// When it cannot be loaded; the message says what to do.
@@ -185,17 +186,17 @@ pub fn model(folder: Option<&Path>) -> anyhow::Result<(String, Model)> {
 /// # Errors
 /// As [`model`].
 pub fn model_as(folder: Option<&Path>, reading: Reading) -> anyhow::Result<(String, Model)> {
-    let Some(folder) = folder else {
+    let Some(asked) = folder else {
         return Ok((demo::NAME.into(), demo::load(&Device::Cpu).context("the demo model cannot be loaded")?));
     };
-    let model = Model::load_as(folder, reading, &Device::Cpu).with_context(|| {
+    let Place { folder, name } = place(asked, reading.pickle)?;
+    let model = Model::load_as(&folder, reading, &Device::Cpu).with_context(|| {
         format!(
             "{0} is not served; it must hold a whole checkpoint in the Hugging Face or in DeepSeek's layout (config.json, \
              model.safetensors, tokenizer.json): copy or download it again, or train one with `ulm pretrain`",
             folder.display()
         )
     })?;
-    let name = folder.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
     Ok((name.unwrap_or_else(|| "model".into()), model))
 }
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::canary::Canary;
-pub use self::model::{Convert, DtypeName, Info, LayoutName, LikeName, ModelCommand, Pickle, Random, Verify};
+pub use self::model::{Convert, DtypeName, Fetch, Info, LayoutName, LikeName, ModelCommand, Pickle, Random, Verify};
 pub use self::train::{
     Data, Merge, MergeName, PairingName, Preset, Pretrain, RewardName, ScaleName, ScoredName, Train, TrainStage,
 };
@@ -31,6 +31,7 @@ Try it:
   curl http://127.0.0.1:8080/v1/images/generations -H 'Content-Type: application/json' \\
        -d '{\"prompt\": \"a red circle above a blue square\"}'
   ulm serve --model checkpoints/Janus-Pro-1B   serve a folder in the Hugging Face or in DeepSeek's layout
+  ulm serve --model deepseek-community/Janus-Pro-1B   the same from the Hugging Face hub, fetched once
   ulm model info checkpoints/Janus-Pro-1B      see what is in it, and what it costs to serve
   ulm pretrain --out runs/demo                 train the demo model from nothing
   ulm serve --learn --learn-after 1000         learn from what users say, a round after every 1000 ratings
@@ -99,7 +100,7 @@ pub enum LogCommand {
         storage: Storage,
         /// A reply (`chatcmpl-…`, `img-…`), one of its samples (`sample-…`), or `all`
         id: String,
-        /// The version that drew it: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
+        /// The version that drew it: a folder in the Hugging Face or in DeepSeek's layout, or OWNER/NAME on the hub [default: the demo model]
         #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
         model: Option<PathBuf>,
     },
@@ -170,7 +171,7 @@ pub struct Eval {
     /// Work to judge by: `world` draws held-out captions and answers held-out questions, judged from pixels and exact answers
     #[arg(long, default_value = "world")]
     pub suite: Suite,
-    /// Model to judge: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
+    /// Model to judge: a folder in the Hugging Face or in DeepSeek's layout, or OWNER/NAME on the hub [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     /// Print the report as JSON
@@ -202,7 +203,7 @@ pub struct Eval {
 /// What to measure the speed of.
 #[derive(Clone, Debug, Args)]
 pub struct Bench {
-    /// Model to measure: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
+    /// Model to measure: a folder in the Hugging Face or in DeepSeek's layout, or OWNER/NAME on the hub [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     /// Print the report as JSON
@@ -268,8 +269,8 @@ pub struct Serve {
     /// Range of the ratings that users give
     #[arg(long, env = "ULM_RATING", value_name = "LEAST:MOST", default_value = "1:5", value_parser = range)]
     pub rating: [f64; 2],
-    /// Model to serve: a folder in the Hugging Face or in DeepSeek's layout (config.json, model.safetensors, tokenizer.json, ...)
-    /// [default: the demo model]
+    /// Model to serve: a folder in the Hugging Face or in DeepSeek's layout (config.json, model.safetensors, tokenizer.json, ...), or
+    /// OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face hub (see `ulm model fetch --help`) [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
@@ -337,7 +338,7 @@ pub struct Learn {
     pub when: When,
     #[command(flatten)]
     pub canary: Canary,
-    /// The checkpoint that the servers begin with: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
+    /// The checkpoint that the servers begin with: a folder in the Hugging Face or in DeepSeek's layout, or OWNER/NAME on the hub [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
 }

@@ -4,9 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-/// What can be done with checkpoints.
+use crate::hub::HubName;
+
+/// What can be done with checkpoints. A checkpoint is a folder, or `OWNER/NAME` or `OWNER/NAME@REVISION` on the Hugging Face hub, which is fetched when
+/// it is not in the hub's cache folder yet.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ModelCommand {
+    /// Fetch a checkpoint from the Hugging Face hub, or go on where that was cut, and print its folder
+    Fetch(Fetch),
     /// Write a checkpoint of random weights in the exact shapes of a published one, to measure and to test with
     Random(Random),
     /// Show what a checkpoint holds: network, parameters, files, content hash, special tokens, and what it costs to serve
@@ -15,6 +20,20 @@ pub enum ModelCommand {
     Verify(Verify),
     /// Write a checkpoint in another layout, as safetensors
     Convert(Convert),
+}
+
+/// A checkpoint on the hub.
+///
+/// Only the files that are needed come, into the folder that all clients of the hub share (HF_HOME, HF_HUB_CACHE), and each is checked
+/// against the hash that the hub lists. HF_TOKEN opens what is private or gated, HF_ENDPOINT names another hub, and HF_HUB_OFFLINE=1 takes what
+/// the folder has and asks nobody.
+#[derive(Clone, Debug, Args)]
+pub struct Fetch {
+    /// OWNER/NAME, or OWNER/NAME@REVISION: a branch, a tag, or a commit, which never changes
+    #[arg(value_name = "NAME")]
+    pub name: HubName,
+    #[command(flatten)]
+    pub pickle: Pickle,
 }
 
 /// A checkpoint of random weights.
@@ -43,7 +62,7 @@ pub struct Random {
 /// A checkpoint to look at.
 #[derive(Clone, Debug, Args)]
 pub struct Info {
-    /// Folder of the checkpoint [default: the demo model]
+    /// Folder of the checkpoint, or its name on the hub [default: the demo model]
     #[arg(value_name = "FOLDER")]
     pub folder: Option<PathBuf>,
     #[command(flatten)]
@@ -62,7 +81,7 @@ pub struct Info {
 /// A checkpoint to check.
 #[derive(Clone, Debug, Args)]
 pub struct Verify {
-    /// Folder of the checkpoint [default: the demo model]
+    /// Folder of the checkpoint, or its name on the hub [default: the demo model]
     #[arg(value_name = "FOLDER")]
     pub folder: Option<PathBuf>,
     #[command(flatten)]
@@ -78,7 +97,7 @@ pub struct Verify {
 /// a field of DeepSeek's config that only this program reads.
 #[derive(Clone, Debug, Args)]
 pub struct Convert {
-    /// Folder of the checkpoint
+    /// Folder of the checkpoint, or its name on the hub
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
     /// Folder to write; it must not exist or be empty

@@ -47,7 +47,7 @@ pub struct Train {
     /// (bert-base-uncased), `lpips` (see examples/lpips.py), `blip` (captions; without it the model's own) and `clip`
     #[arg(long, value_name = "FOLDER")]
     pub critics: Option<PathBuf>,
-    /// Model to begin with: a folder in the Hugging Face or in DeepSeek's layout [default: the demo model]
+    /// Model to begin with: a folder in the Hugging Face or in DeepSeek's layout, or OWNER/NAME on the hub [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
     /// Folder for checkpoints, curves and pictures of the run; the model is written to `model` in the stage's folder. A run that

@@ -256,18 +256,39 @@ fn existence(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         }
         *absent.choose(dice)?
     };
+    Some(existence_of(scene, shape, colour))
+}
+
+/// Whether there is such a thing, where colour alone decides: all objects have the shape asked for, one or two, and half of the answers
+/// are yes. Among all questions of its kind shape tells most, so a model comes to judge by it and then learns nothing of colour.
+#[must_use]
+pub fn close_call(form: Form, split: Split, dice: &mut Dice) -> (Scene, Question) {
+    loop {
+        let shape = pick(&Shape::ALL, dice);
+        let shapes = vec![shape; dice.random_range(1..=2)];
+        let Some(scene) = Scene::of_shapes(&shapes, split, dice) else { continue };
+        let yes = dice.random_bool(0.5);
+        let is_there = |colour: Colour| scene.objects().iter().any(|object| object.colour == colour);
+        let may = |&colour: &Colour| is_there(colour) == yes && !unseen_pair(shape, colour);
+        let Some(&colour) = Colour::ALL.into_iter().filter(may).collect::<Vec<_>>().choose(dice) else { continue };
+        let question = existence_of(&scene, shape, colour).into_form(Kind::Existence, form, dice);
+        return (scene, question);
+    }
+}
+
+fn existence_of(scene: &Scene, shape: Shape, colour: Colour) -> Bare {
+    let objects = scene.objects();
     let pair = format!("{} {}", colour.word(), shape.word());
-    let verdict = |object: &Object| {
-        let asked = object.colour == colour && object.shape == shape;
-        format!("{} {} {}", object.colour.word(), object.shape.word(), if asked { "yes" } else { "no" })
-    };
-    Some(Bare {
+    let asked = |object: &Object| object.colour == colour && object.shape == shape;
+    let word = |yes: bool| if yes { "yes" } else { "no" };
+    let verdict = |o: &Object| format!("{} {} {}", o.colour.word(), o.shape.word(), word(asked(o)));
+    Bare {
         question: format!("Is there {} {pair}?", article(&pair)),
         list: objects.iter().map(verdict).collect::<Vec<_>>().join(", "),
         key: "any".to_owned(),
-        value: if yes { "yes" } else { "no" },
+        value: word(objects.iter().any(asked)),
         others: vec!["yes", "no"],
-    })
+    }
 }
 
 /// A random object that may be asked about, of an unseen pair where there is one.

@@ -40,10 +40,15 @@ pub fn start(data: &Path, database: Option<&str>) -> (Child, String) {
 
 /// The same with the demo model, unless `more` names another.
 pub fn start_with(data: &Path, more: &[&str]) -> (Child, String) {
+    start_as(data, more, &[])
+}
+
+/// The same with these variables set.
+pub fn start_as(data: &Path, more: &[&str], variables: &[(&str, &str)]) -> (Child, String) {
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_ulm")]);
     command.args(["serve", "--listen", "127.0.0.1:0", "--context", "512", "--log", "error", "--data"]).arg(data);
-    command.args(more);
+    command.args(more).envs(variables.iter().copied());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     let url =

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 28] = [
+const FLOORS: [(&str, u8); 30] = [
     ("domain", 0),
+    ("hub", 1),
     ("model", 1),
     ("store", 1),
     ("world", 1),
@@ -25,6 +26,7 @@ const FLOORS: [(&str, u8); 28] = [
     ("commands", TOP),
     ("config", TOP),
     ("demo", TOP),
+    ("fetch", TOP),
     ("learn", TOP),
     ("log", TOP),
     ("models", TOP),
@@ -37,9 +39,10 @@ const FLOORS: [(&str, u8); 28] = [
 const TOP: u8 = 5;
 
 /// What only some floors may know, with the folders that do.
-const PRIVATE: [(&str, &[&str]); 8] = [
+const PRIVATE: [(&str, &[&str]); 9] = [
     ("actix_web", &["api", "serve", "main"]),
     ("utoipa", &["api"]),
+    ("reqwest", &["hub"]),
     ("sqlx", &["store"]),
     ("object_store", &["store"]),
     ("parquet", &["train"]),
@@ -51,6 +54,7 @@ const PRIVATE: [(&str, &[&str]); 8] = [
             "bench_train",
             "commands",
             "config",
+            "fetch",
             "learn",
             "log",
             "models",

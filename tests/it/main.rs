@@ -27,6 +27,7 @@ mod gather;
 mod golden;
 mod gradients;
 mod http;
+mod hub;
 mod images;
 mod jobs;
 mod layouts;
