@@ -125,7 +125,7 @@ const CATEGORIES: [u32; 6] = [1, 2, 2, 1, 3, 3];
 /// And each kind of question, in the order of `Kind::ALL`. All are asked, so that none is forgotten.
 const KINDS: [u32; 6] = [1, 3, 1, 1, 3, 2];
 /// The same where answering is refined: what unified training leaves wrong is nearly all of one kind, and close calls are what moves it.
-const REFINED_KINDS: [u32; 6] = [1, 2, 1, 1, 6, 2];
+const REFINED_KINDS: [u32; 6] = [1, 2, 1, 1, 10, 2];
 
 fn form(practice: Practice, dice: &mut Dice) -> Form {
     match practice {
@@ -151,7 +151,7 @@ fn question_of_world(practice: Practice, dice: &mut Dice) -> Exercise {
     let refined = matches!(practice, Practice::Answering(_));
     let kinds = if refined { &REFINED_KINDS } else { &KINDS };
     let (scene, question) = match Kind::pick(kinds, dice) {
-        Kind::Existence if refined && dice.random_bool(0.5) => question::close_call(form, Split::Train, dice),
+        Kind::Existence if refined && dice.random_bool(0.8) => question::close_call(form, Split::Train, dice),
         kind => question::draw(kind, form, Split::Train, dice),
     };
     Exercise { draw: None, ask: Some(asked(&scene, question)) }
