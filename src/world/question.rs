@@ -259,14 +259,12 @@ fn existence(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
     Some(existence_of(scene, shape, colour))
 }
 
-/// Whether there is such a thing, where colour alone decides: all objects have the shape asked for, one or two, and half of the answers
-/// are yes. Among all questions of its kind shape tells most, so a model comes to judge by it and then learns nothing of colour.
+/// Whether there is such a thing, where colour alone decides: there is one object, of the shape asked for, and half of the answers are yes.
 #[must_use]
 pub fn close_call(form: Form, split: Split, dice: &mut Dice) -> (Scene, Question) {
     loop {
         let shape = pick(&Shape::ALL, dice);
-        let shapes = vec![shape; dice.random_range(1..=2)];
-        let Some(scene) = Scene::of_shapes(&shapes, split, dice) else { continue };
+        let Some(scene) = Scene::of_shapes(&[shape], split, dice) else { continue };
         let yes = dice.random_bool(0.5);
         let is_there = |colour: Colour| scene.objects().iter().any(|object| object.colour == colour);
         let may = |&colour: &Colour| is_there(colour) == yes && !unseen_pair(shape, colour);
