@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::config::{Sides, Sizes, VisionConfig};
 use crate::domain::picture::Picture;
 use crate::model::layers::{LayerNorm, Linear};
-use crate::model::ops::{self, Segment};
+use crate::model::ops::{self, Segment, Weight};
 use crate::model::params::{Built, Init, ParamError, Scope};
 
 /// The mean and the deviation of colours, 0 to 1, that CLIP was trained with, and BLIP after it.
@@ -106,7 +106,7 @@ impl Tower {
 
 /// A vision transformer.
 pub struct Vit {
-    patch: Tensor,
+    patch: Weight,
     bias: Option<Tensor>,
     class: Tensor,
     positions: Tensor,
@@ -143,7 +143,7 @@ impl Vit {
                 .map_err(|source| ParamError::Tensor { name: "of a vision transformer".into(), source })
         };
         Ok(Self {
-            patch: flat(patch, width)?,
+            patch: flat(patch, width)?.into(),
             bias,
             class: flat(class, 1)?,
             positions: flat(positions, rows)?,

@@ -2,13 +2,21 @@
 
 use candle_core::{Result, Tensor};
 
-use super::ops;
+use super::ops::{self, Weight};
 use super::params::{Built, Init, ParamError, Scope};
 
 /// `x W^T (+ b)`.
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
+}
+
+/// Weight and bias.
+type Affine = (Tensor, Option<Tensor>);
+
+fn affine(at: &Scope<'_>, inputs: usize, outputs: usize, bias: bool, init: Init) -> Built<Affine> {
+    let weight = at.get("weight", &[outputs, inputs], init)?;
+    Ok((weight, bias.then(|| at.get("bias", &[outputs], Init::Const(0.0))).transpose()?))
 }
 
 impl Linear {
@@ -17,20 +25,20 @@ impl Linear {
     }
 
     pub fn with(at: &Scope<'_>, inputs: usize, outputs: usize, bias: bool, init: Init) -> Built<Self> {
-        let weight = at.get("weight", &[outputs, inputs], init)?;
-        let bias = bias.then(|| at.get("bias", &[outputs], Init::Const(0.0))).transpose()?;
-        Ok(Self { weight, bias })
+        let (weight, bias) = affine(at, inputs, outputs, bias, init)?;
+        Ok(Self { weight: weight.into(), bias })
     }
 
     /// Several of the same inputs as one, their outputs side by side.
     pub fn joined(parts: &[Scope<'_>], inputs: usize, outputs: usize) -> Built<Self> {
-        let parts = parts.iter().map(|at| Self::new(at, inputs, outputs, true)).collect::<Built<Vec<_>>>()?;
+        let part = |at: &Scope<'_>| affine(at, inputs, outputs, true, Init::fan_in(inputs));
+        let parts = parts.iter().map(part).collect::<Built<Vec<_>>>()?;
         let join = |tensors: Vec<&Tensor>| {
             Tensor::cat(&tensors, 0).map_err(|source| ParamError::Tensor { name: "of joined layers".into(), source })
         };
-        let weight = join(parts.iter().map(|part| &part.weight).collect())?;
-        let bias = join(parts.iter().filter_map(|part| part.bias.as_ref()).collect())?;
-        Ok(Self { weight, bias: Some(bias) })
+        let weight = join(parts.iter().map(|(weight, _)| weight).collect())?;
+        let bias = join(parts.iter().filter_map(|(_, bias)| bias.as_ref()).collect())?;
+        Ok(Self { weight: weight.into(), bias: Some(bias) })
     }
 
     /// `[rows, in]` → `[rows, out]`.

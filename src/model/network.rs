@@ -10,7 +10,7 @@ use super::cache::Slots;
 use super::config::ModelConfig;
 use super::decoder::{Decoder, Reach};
 use super::layers::{Linear, Projector};
-use super::ops::{self, Segment, SlotSpan};
+use super::ops::{self, Segment, SlotSpan, Weight};
 use super::params::{Built, Init, Scope};
 use super::prompt::{AnswerPrompt, Piece};
 use super::vision::Vision;
@@ -93,7 +93,7 @@ pub struct Network {
     aligner: Projector,
     embed_tokens: Tensor,
     decoder: Decoder,
-    lm_head: Tensor,
+    lm_head: Weight,
     code_embeddings: Tensor,
     code_aligner: Projector,
     head_projector: Linear,
@@ -126,7 +126,7 @@ impl Network {
             head: Linear::new(&head.at("vision_head"), hidden, codes, true)?,
             vq: Vq::new(&model.at("vqmodel"), &config.vq)?,
             embed_tokens,
-            lm_head,
+            lm_head: lm_head.into(),
             image_size: config.image_size(),
             grid: config.grid(),
         })

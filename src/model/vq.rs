@@ -297,7 +297,7 @@ impl Vq {
     pub fn nearest(&self, features: &Tensor) -> Result<Vec<u32>> {
         let dim = features.dim(D::Minus1)?;
         let rows = features.detach().reshape(((), dim))?;
-        ops::linear(&rows, &self.codes()?.detach(), None)?.argmax(D::Minus1)?.to_vec1()
+        ops::linear(&rows, &self.codes()?.detach().into(), None)?.argmax(D::Minus1)?.to_vec1()
     }
 
     /// `pixels [n, s, s, 3]` in [-1, 1] → ids in raster order, picture after picture.

@@ -4,18 +4,25 @@
 
 mod act;
 mod attention;
+mod blocks;
 mod conv;
 mod few;
 mod kernel;
 mod linear;
 mod norm;
 mod plain;
+mod quantised;
+mod quantised_dot;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor, bail};
+
+pub use quantised::{Builder, Kind, Quantised};
+pub use weight::Weight;
 
 /// How one row of fused queries, keys and values is laid out: `count` query heads, then `kv` key heads, then `kv` value heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,12 +126,19 @@ fn fused(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-/// `x [rows, in]`, `weight [out, in]`, `bias [out]` → `[rows, out]`.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+/// `x [rows, in]`, `weight [out, in]`, `bias [out]` → `[rows, out]`. Where the weight is quantised, no gradient goes through.
+pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+    let dense = match weight {
+        Weight::Dense(dense) => dense,
+        Weight::Quantised(matrix) => {
+            let bias = bias.map(Tensor::to_vec1).transpose()?;
+            return x.contiguous()?.apply_op1(quantised::QuantisedLinear { matrix: matrix.clone(), bias });
+        }
+    };
     match (fused(x), bias) {
-        (false, _) => plain::linear(x, weight, bias),
-        (true, None) => x.contiguous()?.apply_op2(weight, linear::Linear),
-        (true, Some(bias)) => x.contiguous()?.apply_op3(weight, bias, linear::LinearBias),
+        (false, _) => plain::linear(x, dense, bias),
+        (true, None) => x.contiguous()?.apply_op2(dense, linear::Linear),
+        (true, Some(bias)) => x.contiguous()?.apply_op3(dense, bias, linear::LinearBias),
     }
 }
 

@@ -38,9 +38,9 @@ fn agree(name: &str, shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Result<Tensor
 
 #[test]
 fn linear_agrees() {
-    agree("linear", &[&[37, 24], &[19, 24]], |x| linear(&x[0], &x[1], None));
-    agree("linear of few rows", &[&[5, 24], &[19, 24], &[19]], |x| linear(&x[0], &x[1], Some(&x[2])));
-    agree("linear with bias", &[&[600, 24], &[19, 24], &[19]], |x| linear(&x[0], &x[1], Some(&x[2])));
+    agree("linear", &[&[37, 24], &[19, 24]], |x| linear(&x[0], &x[1].clone().into(), None));
+    agree("linear of few rows", &[&[5, 24], &[19, 24], &[19]], |x| linear(&x[0], &x[1].clone().into(), Some(&x[2])));
+    agree("linear with bias", &[&[600, 24], &[19, 24], &[19]], |x| linear(&x[0], &x[1].clone().into(), Some(&x[2])));
 }
 
 #[test]

@@ -1,0 +1,292 @@
+//! Matrices kept as blocks of small whole numbers, and their products with `f32` activations on a CPU, which are rounded to blocks alike
+//! once a call. No gradient. candle's own keep every matrix twice (as stored and as its kernels want it) and spin in a pool beside ours.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
+use half::f16;
+
+use super::blocks::by_outputs;
+use super::kernel::slice;
+use super::quantised_dot as dot;
+
+/// Inputs that share a scale.
+pub(super) const BLOCK: usize = 32;
+/// Outputs whose codes lie side by side, which are the lanes of a vector.
+pub(super) const GROUP: usize = 16;
+/// Inputs whose codes one lane holds.
+pub(super) const QUAD: usize = 4;
+/// Groups of one task.
+const TASK: usize = 4;
+
+/// How numbers are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// ggml's `q8_0`: 32 numbers of a row as whole numbers in ±127, times one `f16`.
+    Q8_0,
+}
+
+/// One block of inputs of a group of outputs: `[8 quads of inputs][16 outputs][4 inputs]`, each code plus 128.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub(super) struct Codes(pub [u8; BLOCK * GROUP]);
+
+/// Scales of a block of inputs, by output.
+pub(super) type Scales = [f16; GROUP];
+
+/// A matrix `[rows, inputs]`, rows being the outputs of a linear layer.
+#[derive(Debug)]
+pub struct Quantised {
+    rows: usize,
+    inputs: usize,
+    kind: Kind,
+    codes: Vec<Codes>,
+    scales: Vec<Scales>,
+}
+
+impl Quantised {
+    /// Of row-major numbers.
+    ///
+    /// # Errors
+    /// When they are not `rows * inputs`, and as [`Quantised::builder`] and [`Builder::push`].
+    pub fn of(values: &[f32], rows: usize, inputs: usize, kind: Kind) -> Result<Self> {
+        let mut builder = Self::builder(rows, inputs, kind)?;
+        builder.push(values)?;
+        builder.finish()
+    }
+
+    /// A matrix that takes its rows one after another.
+    ///
+    /// # Errors
+    /// When inputs do not fall into whole blocks.
+    pub fn builder(rows: usize, inputs: usize, kind: Kind) -> Result<Builder> {
+        if inputs == 0 || !inputs.is_multiple_of(BLOCK) {
+            bail!("{inputs} inputs do not fall into blocks of {BLOCK}");
+        }
+        let blocks = rows.div_ceil(GROUP) * (inputs / BLOCK);
+        let codes = vec![Codes([128; BLOCK * GROUP]); blocks];
+        let scales = vec![[f16::ZERO; GROUP]; blocks];
+        Ok(Builder { matrix: Self { rows, inputs, kind, codes, scales }, filled: 0 })
+    }
+
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    #[must_use]
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Bytes that codes and scales take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.codes.as_slice()) + size_of_val(self.scales.as_slice())
+    }
+
+    /// What a row is kept as, in `f32`.
+    ///
+    /// # Errors
+    /// When there is no such row.
+    pub fn row(&self, row: usize) -> Result<Vec<f32>> {
+        if row >= self.rows {
+            bail!("row {row} of {}", self.rows);
+        }
+        let blocks = self.inputs / BLOCK;
+        let (first, lane) = (row / GROUP * blocks, row % GROUP);
+        let kept = self.codes[first..first + blocks].iter().zip(&self.scales[first..first + blocks]);
+        let numbers = kept.flat_map(|(codes, scales)| {
+            let scale = scales[lane].to_f32();
+            (0..BLOCK).map(move |at| scale * (f32::from(codes.0[place(lane, at)]) - 128.0))
+        });
+        Ok(numbers.collect())
+    }
+
+    /// `x [rows, inputs]` times its transpose, plus `bias`.
+    fn product(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, set: dot::Set) -> Vec<f32> {
+        let x = dot::Rounded::of(x, rows, self.inputs);
+        let blocks = self.inputs / BLOCK;
+        let fill = |outputs: Range<usize>, part: &mut [f32]| {
+            let width = outputs.len();
+            for (at, first) in outputs.clone().step_by(GROUP).enumerate() {
+                let group = first / GROUP * blocks..(first / GROUP + 1) * blocks;
+                let (codes, scales) = (&self.codes[group.clone()], &self.scales[group]);
+                let lanes = GROUP.min(outputs.end - first);
+                dot::group(codes, scales, &x, set, |row, sums: &[f32; GROUP]| {
+                    let to = row * width + at * GROUP;
+                    part[to..to + lanes].copy_from_slice(&sums[..lanes]);
+                });
+            }
+        };
+        by_outputs((rows, self.rows, self.inputs), TASK * GROUP, bias, fill)
+    }
+}
+
+/// Where the code of an input of a block lies.
+fn place(lane: usize, at: usize) -> usize {
+    (at / QUAD * GROUP + lane) * QUAD + at % QUAD
+}
+
+/// A matrix being filled.
+pub struct Builder {
+    matrix: Quantised,
+    filled: usize,
+}
+
+impl Builder {
+    /// The next whole rows, row-major.
+    ///
+    /// # Errors
+    /// When they are no whole rows or too many, or a number cannot be kept: it is not finite, or too large for its scale.
+    pub fn push(&mut self, values: &[f32]) -> Result<()> {
+        let Quantised { rows, inputs, .. } = self.matrix;
+        if !values.len().is_multiple_of(inputs) || self.filled + values.len() / inputs > rows {
+            bail!("{} numbers are no rows of {inputs} behind the first {} of {rows}", values.len(), self.filled);
+        }
+        let blocks = inputs / BLOCK;
+        for row in values.chunks_exact(inputs) {
+            let (first, lane) = (self.filled / GROUP * blocks, self.filled % GROUP);
+            for (block, numbers) in row.chunks_exact(BLOCK).enumerate() {
+                let largest = numbers.iter().fold(0f32, |most, v| most.max(v.abs()));
+                let scale = f16::from_f32(largest / 127.0);
+                if !scale.is_finite() || numbers.iter().any(|v| v.is_nan()) {
+                    bail!("row {} holds what no block can keep", self.filled);
+                }
+                self.matrix.scales[first + block][lane] = scale;
+                let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
+                let codes = &mut self.matrix.codes[first + block].0;
+                for (at, v) in numbers.iter().enumerate() {
+                    // Whole and in 1..=255, so the cast is exact.
+                    codes[place(lane, at)] = ((v * inverse).round_ties_even().clamp(-127.0, 127.0) + 128.0) as u8;
+                }
+            }
+            self.filled += 1;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When rows are missing.
+    pub fn finish(self) -> Result<Quantised> {
+        if self.filled != self.matrix.rows {
+            bail!("{} of {} rows", self.filled, self.matrix.rows);
+        }
+        Ok(self.matrix)
+    }
+}
+
+/// `x [rows, in]` → `[rows, out]`, without the backward pass that candle then asks for in vain.
+pub(super) struct QuantisedLinear {
+    pub matrix: Arc<Quantised>,
+    /// `f32`, one an output.
+    pub bias: Option<Vec<f32>>,
+}
+
+impl CustomOp1 for QuantisedLinear {
+    fn name(&self) -> &'static str {
+        "quantised-linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (rows, inner) = lx.shape().dims2()?;
+        let outer = self.matrix.rows;
+        if inner != self.matrix.inputs || self.bias.as_ref().is_some_and(|bias| bias.len() != outer) {
+            bail!("rows of {inner} do not meet {outer} outputs of {} inputs", self.matrix.inputs);
+        }
+        let y = self.matrix.product(slice(x, lx)?, rows, self.bias.as_deref(), dot::Set::best());
+        Ok((CpuStorage::F32(y), Shape::from((rows, outer))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Weight, linear};
+    use super::*;
+    use candle_core::{Device, Tensor, Var};
+    use rand::{RngExt, SeedableRng};
+
+    fn random(seed: u64, n: usize) -> Vec<f32> {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        (0..n).map(|_| rng.random_range(-1.5..1.5)).collect()
+    }
+
+    #[test]
+    fn rows_are_kept_to_half_a_step_however_they_come() {
+        let (rows, inputs) = (37, 96);
+        let values = random(1, rows * inputs);
+        let whole = Quantised::of(&values, rows, inputs, Kind::Q8_0).unwrap();
+        let mut builder = Quantised::builder(rows, inputs, Kind::Q8_0).unwrap();
+        for part in values.chunks(5 * inputs) {
+            builder.push(part).unwrap();
+        }
+        let parts = builder.finish().unwrap();
+        for (row, numbers) in values.chunks_exact(inputs).enumerate() {
+            let kept = whole.row(row).unwrap();
+            assert_eq!(kept, parts.row(row).unwrap());
+            for (kept, numbers) in kept.chunks_exact(BLOCK).zip(numbers.chunks_exact(BLOCK)) {
+                let step = numbers.iter().fold(0f32, |most, v| most.max(v.abs())) / 127.0;
+                kept.iter().zip(numbers).for_each(|(a, b)| assert!((a - b).abs() <= 0.57 * step, "{a} for {b}"));
+            }
+        }
+        assert_eq!(whole.bytes(), 48 * 96 + 48 * 3 * 2, "a byte a number and two a block, of 48 outputs");
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused() {
+        let refused = |result: Result<()>| result.unwrap_err().to_string();
+        assert!(Quantised::builder(3, 40, Kind::Q8_0).is_err());
+        let mut builder = Quantised::builder(2, 32, Kind::Q8_0).unwrap();
+        assert!(refused(builder.push(&[0.0; 33])).contains("33 numbers are no rows of 32"));
+        assert!(builder.push(&[0.0; 96]).is_err());
+        for bad in [f32::NAN, f32::INFINITY, 1e8] {
+            let mut row = [0.0; 32];
+            row[3] = bad;
+            assert!(refused(builder.push(&row)).contains("row 0"), "{bad}");
+        }
+        builder.push(&[0.0; 32]).unwrap();
+        assert_eq!(builder.finish().unwrap_err().to_string().lines().next(), Some("1 of 2 rows"));
+    }
+
+    /// Against `f64` products of the numbers that are kept; what is left is the rounding of activations.
+    #[test]
+    fn products_are_those_of_what_is_kept() {
+        for (rows, inputs, outer) in [(1, 32, 1), (2, 96, 16), (7, 64, 17), (33, 2048, 70), (70, 160, 100)] {
+            let x = random(2, rows * inputs);
+            let matrix = Quantised::of(&random(3, outer * inputs), outer, inputs, Kind::Q8_0).unwrap();
+            let bias = random(4, outer);
+            let kept: Vec<Vec<f32>> = (0..outer).map(|row| matrix.row(row).unwrap()).collect();
+            let x = Tensor::from_vec(x, (rows, inputs), &Device::Cpu).unwrap();
+            let b = Tensor::new(bias.as_slice(), &Device::Cpu).unwrap();
+            let y = linear(&x, &Weight::from(matrix), Some(&b)).unwrap().to_vec2::<f32>().unwrap();
+            for (x, y) in x.to_vec2::<f32>().unwrap().iter().zip(&y) {
+                for ((kept, bias), y) in kept.iter().zip(&bias).zip(y) {
+                    let terms = kept.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                    let wanted = terms.sum::<f64>() + f64::from(*bias);
+                    let bound = 0.03 * (inputs as f64).sqrt();
+                    assert!((wanted - f64::from(*y)).abs() < bound, "{rows}x{inputs} by {outer}: {y}, not {wanted}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_gradient_is_refused_and_no_number_stays_none() {
+        let matrix: Weight = Quantised::of(&[1.0; 64], 2, 32, Kind::Q8_0).unwrap().into();
+        let x = Var::zeros((1, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert!(linear(x.as_tensor(), &matrix, None).unwrap().backward().is_err());
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut row = vec![0.0; 32];
+            row[9] = bad;
+            let x = Tensor::from_vec(row, (1, 32), &Device::Cpu).unwrap();
+            let y = linear(&x, &matrix, None).unwrap().to_vec2::<f32>().unwrap();
+            assert!(y[0].iter().all(|v| v.is_nan()), "{bad} makes {y:?}");
+        }
+    }
+}
