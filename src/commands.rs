@@ -8,12 +8,15 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use candle_core::Device;
 
-use crate::config::{Bench, DeviceName, Eval, Pretrain, Storage, Suite};
+use crate::config::{Against, Bench, DeviceName, Eval, KeptAs, Pickle, Pretrain, Storage, Suite};
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
+use crate::model::precision::Precision;
 use crate::train::eval::{EvalOptions, SHOWN, evaluate, pictures};
 use crate::train::player::Player;
 use crate::train::pretrain::{PretrainOptions, pretrain as train};
-use crate::{bench as speed, bench_ledger as keeping, bench_train as learning, log, serve, train};
+use crate::{
+    bench as speed, bench_against as decoding, bench_ledger as keeping, bench_train as learning, log, serve, train,
+};
 
 fn device(name: DeviceName) -> anyhow::Result<Device> {
     match name {
@@ -27,8 +30,8 @@ fn device(name: DeviceName) -> anyhow::Result<Device> {
     }
 }
 
-fn engine(model: Option<&Path>) -> anyhow::Result<EngineHandle> {
-    let model = Arc::new(serve::model(model)?.1);
+fn engine(model: Option<&Path>, pickle: Pickle, kept: KeptAs) -> anyhow::Result<EngineHandle> {
+    let model = Arc::new(serve::model_as(model, serve::reading(pickle, kept))?.1);
     Ok(Engine::spawn(model, EngineOptions::default())?)
 }
 
@@ -63,7 +66,7 @@ pub fn pretrain(options: &Pretrain) -> anyhow::Result<()> {
 /// When the model cannot be loaded or the engine fails.
 pub fn eval(options: &Eval) -> anyhow::Result<()> {
     let Suite::World = options.suite;
-    let engine = engine(options.model.as_deref())?;
+    let engine = engine(options.model.as_deref(), options.pickle, options.kept)?;
     let defaults = engine.model().defaults();
     let guidance = options.guidance.unwrap_or(defaults.guidance);
     if let Some(file) = &options.grid {
@@ -96,7 +99,14 @@ pub fn bench(options: &Bench) -> anyhow::Result<()> {
         let report = learning::run(&serve::model(options.model.as_deref())?.1, options.rounds.into())?;
         return print(options.json, &report, &report.table());
     }
-    let engine = engine(options.model.as_deref())?;
+    if options.decoding {
+        let model = serve::model_as(options.model.as_deref(), serve::reading(options.pickle, options.kept))?.1;
+        let dtype = if model.precision() == Precision::FULL { "float32" } else { "bfloat16" };
+        let python = options.against.map(|Against::Torch| options.python.as_path());
+        let report = decoding::run(&model, python, dtype, options.rounds.into())?;
+        return print(options.json, &report, &report.table());
+    }
+    let engine = engine(options.model.as_deref(), options.pickle, options.kept)?;
     if options.ledger {
         return bench_ledger(options, &engine);
     }

@@ -12,6 +12,7 @@ use crate::domain::trial::{Trial, TrialState};
 use crate::engine::command::{Event, Lane, Submission, Work};
 use crate::engine::{EngineError, EngineHandle, PromoteError, SubmitError};
 use crate::kept::{self, KeptError};
+use crate::model::precision::Precision;
 use crate::model::prompt::PromptError;
 use crate::model::{Model, ModelError};
 use crate::store::{Ending, Ledger, LedgerError, Promoted};
@@ -19,7 +20,7 @@ use crate::store::{Ending, Ledger, LedgerError, Promoted};
 /// Time between looks at the ledger.
 const EVERY: Duration = Duration::from_millis(500);
 /// The checkpoint a server begins with is kept in the ledger's files when it is no larger than this; any server can go back to it then.
-const KEPT: usize = 1 << 30;
+const KEPT: u64 = 1 << 30;
 
 /// Why a version cannot be served here.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +143,8 @@ impl Follower {
 
     async fn keep_home(&self) -> Result<(), FollowError> {
         let home = Arc::clone(&self.home);
-        let small = home.tensors().values().map(|tensor| 4 * tensor.elem_count()).sum::<usize>() <= KEPT;
+        // What is not in full precision is not what was loaded, and another server has the same checkpoint.
+        let small = home.precision() == Precision::FULL && home.size().all <= KEPT;
         let mut files = Vec::new();
         if small {
             let bytes = blocking(move || Ok(home.weights_file()?)).await?;

@@ -15,10 +15,11 @@ use crate::config::{Convert, DtypeName, Info, LayoutName, LikeName, ModelCommand
 use crate::demo;
 use crate::fetch::place;
 use crate::model::checkpoint::names::Layout;
-use crate::model::checkpoint::{Checkpoint, random};
+use crate::model::checkpoint::{Checkpoint, plan, random};
 use crate::model::config::ModelConfig;
 use crate::model::tokens::{Ids, NAMES};
 use crate::model::{ModelError, ModelFiles};
+use crate::serve::reading;
 
 /// `ulm model`
 ///
@@ -192,7 +193,7 @@ impl Found {
             self.model,
             self.layout,
             self.files.keys().cloned().collect::<Vec<_>>().join(", "),
-            size(self.bytes),
+            bytes(self.bytes),
             kinds.join(", "),
             tensors.stored,
             tensors.network,
@@ -215,10 +216,13 @@ fn verify(options: &Verify) -> anyhow::Result<()> {
     print(options.json, &found, &table)
 }
 
-/// What it costs to serve a checkpoint on the CPU, where weights and caches are f32.
+/// What it costs to serve a checkpoint on the CPU.
 #[derive(Serialize)]
 struct Serving {
+    kept_as: String,
     weights_bytes: u64,
+    /// Those that a decoding step of a picture reads.
+    step_bytes: u64,
     context: u64,
     /// Keys and values of one row: an answer takes one, a picture two.
     row_bytes: u64,
@@ -237,23 +241,32 @@ struct Described {
 
 fn info(options: &Info) -> anyhow::Result<()> {
     let (found, config) = look(options.folder.as_deref(), options.pickle)?;
+    let precision = reading(options.pickle, options.kept).precision;
+    let weights = plan::size(&config, precision)?;
     let (text, vision, vq) = (&config.text, &config.vision, &config.vq);
-    let width = DType::F32.size_in_bytes() as u64;
+    let width = precision.cache().size_in_bytes() as u64;
     let context = u64::from(options.context).min(text.max_positions as u64);
     let row_bytes = context * width * 2 * (text.num_layers * text.num_kv_heads * text.head_dim) as u64;
-    let weights_bytes = found.parameters.network * width;
     let memory_bytes = options.memory.map(|gib| u64::from(gib) << 30).or_else(free_memory);
-    let rows_that_fit = memory_bytes.map(|memory| memory.saturating_sub(weights_bytes) / row_bytes.max(1));
-    let serving = Serving { weights_bytes, context, row_bytes, memory_bytes, rows_that_fit };
+    let rows_that_fit = memory_bytes.map(|memory| memory.saturating_sub(weights.all) / row_bytes.max(1));
+    let serving = Serving {
+        kept_as: precision.to_string(),
+        weights_bytes: weights.all,
+        step_bytes: weights.step,
+        context,
+        row_bytes,
+        memory_bytes,
+        rows_that_fit,
+    };
     let fit = match (rows_that_fit, memory_bytes) {
-        (Some(rows), Some(memory)) => format!("{rows} rows fit in {}", size(memory)),
+        (Some(rows), Some(memory)) => format!("{rows} rows fit in {}", bytes(memory)),
         _ => "how much memory is free is not known here (`--memory`)".to_owned(),
     };
     let table = format!(
         "{}decoder     {} layers of {}, {} heads of {} ({} key-value), MLP {}, vocabulary {}, context {}\n\
          vision      {} layers of {}, {} heads, {} pixels in patches of {}\n\
          pictures    {} pixels, {} tokens of {} codes of {} numbers\n\
-         serving     {} of weights in f32, {} a row of {context} positions; {fit}\n",
+         serving     {} of weights as {precision}, of which a step of a picture reads {}; {} a row of {context} positions; {fit}\n",
         found.table(),
         text.num_layers,
         text.hidden_size,
@@ -272,8 +285,9 @@ fn info(options: &Info) -> anyhow::Result<()> {
         config.image_tokens(),
         vq.codebook_size,
         vq.codebook_dim,
-        size(weights_bytes),
-        size(row_bytes),
+        bytes(weights.all),
+        bytes(weights.step),
+        bytes(row_bytes),
     );
     print(options.json, &Described { found, config: config.to_value("float32"), serving }, &table)
 }
@@ -286,7 +300,7 @@ fn free_memory() -> Option<u64> {
 }
 
 /// `4.18 GB`
-fn size(bytes: u64) -> String {
+pub fn bytes(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
@@ -319,7 +333,7 @@ mod tests {
         );
         assert_eq!(
             ["0.5 kB", "65.5 kB", "1.0 MB", "4.18 GB"],
-            [500, 65_536, 1_048_576, 4_178_464_022].map(size).each_ref().map(String::as_str)
+            [500, 65_536, 1_048_576, 4_178_464_022].map(bytes).each_ref().map(String::as_str)
         );
     }
 }

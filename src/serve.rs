@@ -13,10 +13,10 @@ use actix_web::middleware::from_fn;
 use actix_web::rt::task::JoinHandle;
 use actix_web::{App, HttpServer, rt, web};
 use anyhow::{Context, bail};
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use crate::api::{self, Defaults, Options, Scale, Service};
-use crate::config::Serve;
+use crate::config::{DtypeName, KeptAs, Pickle, QuantizeName, Serve};
 use crate::demo;
 use crate::domain::trial::Share;
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
@@ -26,6 +26,9 @@ use crate::learn::Learner;
 use crate::log;
 use crate::model::Model;
 use crate::model::checkpoint::Reading;
+use crate::model::ops::Kind;
+use crate::model::precision::Precision;
+use crate::models::bytes;
 use crate::store::Ledger;
 use crate::watch::Watch;
 
@@ -63,16 +66,17 @@ pub struct Running {
 /// # Errors
 /// When the model cannot be loaded or the address cannot be bound.
 pub async fn run(options: &Serve) -> anyhow::Result<()> {
-    let reading = Reading { pickle: options.pickle.allow_pickle, ..Reading::default() };
-    let (name, model) = model_as(options.model.as_deref(), reading)?;
+    let (name, model) = model_as(options.model.as_deref(), reading(options.pickle, options.kept))?;
+    let kept = kept(&model);
     let checkpoint = Checkpoint::new(options, &name, model);
     let name = checkpoint.name.clone();
     let running = start(options, checkpoint).await?;
     let (address, version) = (running.address, running.engine.model().version().0.clone());
     tracing::info!(%address, model = name, version, "serving");
     let version = env!("CARGO_PKG_VERSION");
-    let greeting =
-        format!("ULM Server {version} serves {name}\n\n  page  http://{address}/\n  API   http://{address}/v1\n\n");
+    let greeting = format!(
+        "ULM Server {version} serves {name}, {kept}\n\n  page  http://{address}/\n  API   http://{address}/v1\n\n"
+    );
     // Nobody has to listen: a closed standard output is no reason not to serve.
     let _ = std::io::stdout().lock().write_all(greeting.as_bytes());
     running.join().await
@@ -91,6 +95,11 @@ pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Ru
     };
     if options.learning.when.learn_after.is_some() && !options.learning.learn {
         bail!("`--learn-after` says when to open rounds; `--learn` as well, so that they are worked on");
+    }
+    if options.learning.learn && checkpoint.model.precision() != Precision::FULL {
+        bail!(
+            "`--learn` needs `--dtype f32` without `--quantize`: a step of learning is smaller than other weights can show"
+        );
     }
     let ledger = log::open(&options.storage).await?;
     let secret = links(&ledger).await?;
@@ -173,6 +182,29 @@ impl Running {
     }
 }
 
+/// How a model's files are to be read.
+#[must_use]
+pub fn reading(pickle: Pickle, kept: KeptAs) -> Reading {
+    let matrices = match kept.dtype {
+        DtypeName::F32 => DType::F32,
+        DtypeName::Bf16 => DType::BF16,
+        DtypeName::F16 => DType::F16,
+    };
+    let blocks = kept.quantize.map(|QuantizeName::Q8_0| Kind::Q8_0);
+    Reading { precision: Precision { matrices, blocks }, pickle: pickle.allow_pickle }
+}
+
+/// What a model takes, in words.
+fn kept(model: &Model) -> String {
+    let size = model.size();
+    format!(
+        "kept as {}: {}, of which a step of a picture reads {}",
+        model.precision(),
+        bytes(size.all),
+        bytes(size.step)
+    )
+}
+
 /// The model in `folder`, or of that name on the hub, and its name; without a folder the demo model.
 ///
 /// # Errors
@@ -187,7 +219,8 @@ pub fn model(folder: Option<&Path>) -> anyhow::Result<(String, Model)> {
 /// As [`model`].
 pub fn model_as(folder: Option<&Path>, reading: Reading) -> anyhow::Result<(String, Model)> {
     let Some(asked) = folder else {
-        return Ok((demo::NAME.into(), demo::load(&Device::Cpu).context("the demo model cannot be loaded")?));
+        let demo = Model::read(&demo::files(), reading, &Device::Cpu);
+        return Ok((demo::NAME.into(), demo.context("the demo model cannot be loaded")?));
     };
     let Place { folder, name } = place(asked, reading.pickle)?;
     let model = Model::load_as(&folder, reading, &Device::Cpu).with_context(|| {

@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::canary::Canary;
-pub use self::model::{Convert, DtypeName, Fetch, Info, LayoutName, LikeName, ModelCommand, Pickle, Random, Verify};
+pub use self::model::{
+    Convert, DtypeName, Fetch, Info, KeptAs, LayoutName, LikeName, ModelCommand, Pickle, QuantizeName, Random, Verify,
+};
 pub use self::train::{
     Data, Merge, MergeName, PairingName, Preset, Pretrain, RewardName, ScaleName, ScoredName, Train, TrainStage,
 };
@@ -174,6 +176,10 @@ pub struct Eval {
     /// Model to judge: a folder in the Hugging Face or in DeepSeek's layout, or OWNER/NAME on the hub [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub pickle: Pickle,
+    #[command(flatten)]
+    pub kept: KeptAs,
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
@@ -206,6 +212,10 @@ pub struct Bench {
     /// Model to measure: a folder in the Hugging Face or in DeepSeek's layout, or OWNER/NAME on the hub [default: the demo model]
     #[arg(long, env = "ULM_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub pickle: Pickle,
+    #[command(flatten)]
+    pub kept: KeptAs,
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
@@ -222,12 +232,29 @@ pub struct Bench {
     /// Measure how fast the model learns instead, and what memory a deep one takes to, whole and in segments of layers
     #[arg(long, conflicts_with = "ledger")]
     pub train: bool,
+    /// Measure decoding alone instead: steps of 1 to 32 rows with 600 positions behind each, and what share of the memory's bandwidth they
+    /// read weights with
+    #[arg(long, conflicts_with_all = ["ledger", "train"])]
+    pub decoding: bool,
+    /// With `--decoding`, run the same shapes in turns in something else
+    #[arg(long, requires = "decoding")]
+    pub against: Option<Against>,
+    /// Python that has it
+    #[arg(long, value_name = "PATH", default_value = "python3", requires = "against")]
+    pub python: PathBuf,
     /// One of the processes whose memory `--train` compares, with so many layers a segment
     #[arg(long, hide = true, value_name = "LAYERS", requires = "train")]
     pub footprint: Option<usize>,
     /// Postgres to measure with `--ledger` [default: SQLite]
     #[arg(long, env = "ULM_DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = postgres)]
     pub database_url: Option<String>,
+}
+
+/// What decoding is measured beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Against {
+    /// PyTorch, eager: in f32 beside weights in f32, else in bf16
+    Torch,
 }
 
 /// Suites of held-out work.
@@ -275,6 +302,8 @@ pub struct Serve {
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub pickle: Pickle,
+    #[command(flatten)]
+    pub kept: KeptAs,
     /// What clients call the model [default: the folder's name, or `ulm-demo`]
     #[arg(long, env = "ULM_NAME")]
     pub name: Option<String>,

@@ -67,6 +67,8 @@ pub struct Info {
     pub folder: Option<PathBuf>,
     #[command(flatten)]
     pub pickle: Pickle,
+    #[command(flatten)]
+    pub kept: KeptAs,
     /// Positions of a row, as in `ulm serve --context`
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..))]
     pub context: u32,
@@ -120,6 +122,25 @@ pub struct Pickle {
     /// that you do not trust
     #[arg(long, env = "ULM_ALLOW_PICKLE")]
     pub allow_pickle: bool,
+}
+
+/// What weights are kept as in memory.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct KeptAs {
+    /// What matrices are kept as: `f32` is exact and can learn; `bf16` and `f16` take half of the memory and of the time, since reading weights is
+    /// what a step of decoding takes. Whatever it is, what is computed from them is f32
+    #[arg(long, env = "ULM_DTYPE", default_value = "f32")]
+    pub dtype: DtypeName,
+    /// Keep the matrices that every step reads in blocks of small numbers instead: `q8_0` takes a quarter of f32
+    #[arg(long, env = "ULM_QUANTIZE", value_name = "KIND")]
+    pub quantize: Option<QuantizeName>,
+}
+
+/// Blocks of small numbers, as ggml calls them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QuantizeName {
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// Published networks.

@@ -11,34 +11,25 @@ pub struct Linear {
     bias: Option<Tensor>,
 }
 
-/// Weight and bias.
-type Affine = (Tensor, Option<Tensor>);
-
-fn affine(at: &Scope<'_>, inputs: usize, outputs: usize, bias: bool, init: Init) -> Built<Affine> {
-    let weight = at.get("weight", &[outputs, inputs], init)?;
-    Ok((weight, bias.then(|| at.get("bias", &[outputs], Init::Const(0.0))).transpose()?))
-}
-
 impl Linear {
     pub fn new(at: &Scope<'_>, inputs: usize, outputs: usize, bias: bool) -> Built<Self> {
         Self::with(at, inputs, outputs, bias, Init::fan_in(inputs))
     }
 
     pub fn with(at: &Scope<'_>, inputs: usize, outputs: usize, bias: bool, init: Init) -> Built<Self> {
-        let (weight, bias) = affine(at, inputs, outputs, bias, init)?;
-        Ok(Self { weight: weight.into(), bias })
+        let weight = at.matrix("weight", [outputs, inputs], init)?;
+        let bias = bias.then(|| at.get("bias", &[outputs], Init::Const(0.0))).transpose()?;
+        Ok(Self { weight, bias })
     }
 
     /// Several of the same inputs as one, their outputs side by side.
     pub fn joined(parts: &[Scope<'_>], inputs: usize, outputs: usize) -> Built<Self> {
-        let part = |at: &Scope<'_>| affine(at, inputs, outputs, true, Init::fan_in(inputs));
-        let parts = parts.iter().map(part).collect::<Built<Vec<_>>>()?;
-        let join = |tensors: Vec<&Tensor>| {
+        let join = |name: &str, shape: &[usize], init| {
+            let tensors = parts.iter().map(|at| at.get(name, shape, init)).collect::<Built<Vec<_>>>()?;
             Tensor::cat(&tensors, 0).map_err(|source| ParamError::Tensor { name: "of joined layers".into(), source })
         };
-        let weight = join(parts.iter().map(|(weight, _)| weight).collect())?;
-        let bias = join(parts.iter().filter_map(|(_, bias)| bias.as_ref()).collect())?;
-        Ok(Self { weight: weight.into(), bias: Some(bias) })
+        let weight = join("weight", &[outputs, inputs], Init::fan_in(inputs))?.into();
+        Ok(Self { weight, bias: Some(join("bias", &[outputs], Init::Const(0.0))?) })
     }
 
     /// `[rows, in]` → `[rows, out]`.

@@ -10,6 +10,7 @@ pub mod network;
 pub mod ops;
 pub mod params;
 pub mod policy;
+pub mod precision;
 pub mod preprocess;
 pub mod prompt;
 pub mod save;
@@ -32,10 +33,12 @@ use cache::Slots;
 use checkpoint::convert::Settings;
 use checkpoint::files::Source;
 use checkpoint::names::Layout;
+use checkpoint::plan::Loaded;
 use checkpoint::{Checkpoint, Reading, Weights};
 use config::{ConfigError, ModelConfig};
 use network::{Network, Span};
-use params::{ParamError, Params, Tensors};
+use params::{Blocks, ParamError, Params, Tensors};
+use precision::Precision;
 use preprocess::Pixels;
 use prompt::{Prompter, PrompterError, PrompterFiles};
 use weights::WeightsError;
@@ -184,6 +187,40 @@ impl Defaults {
     }
 }
 
+/// Bytes of weights as they are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub all: u64,
+    /// Those that a decoding step of a picture reads.
+    pub step: u64,
+}
+
+impl Size {
+    fn kept(tensors: &Tensors, blocks: &Blocks) -> Self {
+        let dense = tensors.iter().map(|(name, kept)| (name, kept.elem_count() * kept.dtype().size_in_bytes()));
+        let all = dense.chain(blocks.iter().map(|(name, kept)| (name, kept.bytes())));
+        all.map(|(name, bytes)| (name.as_str(), bytes as u64)).collect()
+    }
+}
+
+/// Of the bytes of each tensor.
+impl<'a> FromIterator<(&'a str, u64)> for Size {
+    fn from_iter<T: IntoIterator<Item = (&'a str, u64)>>(tensors: T) -> Self {
+        tensors.into_iter().fold(Self { all: 0, step: 0 }, |sum, (name, bytes)| Self {
+            all: sum.all + bytes,
+            step: sum.step + if precision::is_read_to_draw(name) { bytes } else { 0 },
+        })
+    }
+}
+
+/// Weights in their places.
+struct Weighed {
+    network: Network,
+    version: Version,
+    tensors: Tensors,
+    size: Size,
+}
+
 /// A loaded checkpoint. Immutable, shared by all sequences; their caches live outside.
 pub struct Model {
     network: Network,
@@ -193,6 +230,8 @@ pub struct Model {
     version: Version,
     digest: String,
     tensors: Tensors,
+    precision: Precision,
+    size: Size,
     /// What it was loaded from, less the weights.
     files: Arc<ModelFiles>,
 }
@@ -223,11 +262,16 @@ impl Model {
         Self::read(files, Reading::default(), device)
     }
 
-    fn read(files: &ModelFiles, reading: Reading, device: &Device) -> Result<Self, ModelError> {
+    /// As [`Model::from_files`], read as `reading` says.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn read(files: &ModelFiles, reading: Reading, device: &Device) -> Result<Self, ModelError> {
         let checkpoint = Checkpoint::open(files, reading.pickle)?;
         let prompter = files.prompter(&checkpoint.config)?;
         let defaults = files.defaults()?;
-        let (network, version, tensors) = Self::weigh(&checkpoint, reading.dtype, device)?;
+        let precision = reading.precision;
+        let Weighed { network, version, tensors, size } = Self::weigh(&checkpoint, precision, device)?;
         // What is saved later is saved in the Hugging Face layout, so its files are kept in that.
         let files = match checkpoint.layout {
             Layout::HuggingFace => ModelFiles { weights: Weights::default(), ..files.clone() },
@@ -237,18 +281,16 @@ impl Model {
             }
         };
         let (prompter, digest, config) = (Arc::new(prompter), files.digest(), checkpoint.config);
-        Ok(Self { network, config, prompter, defaults, version, digest, tensors, files: Arc::new(files) })
+        let files = Arc::new(files);
+        Ok(Self { network, config, prompter, defaults, version, digest, tensors, precision, size, files })
     }
 
-    fn weigh(
-        checkpoint: &Checkpoint<'_>,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<(Network, Version, Tensors), ModelError> {
-        let (tensors, version) = checkpoint.load(dtype, device)?;
-        let params = Params::given(tensors, device);
+    fn weigh(checkpoint: &Checkpoint<'_>, precision: Precision, device: &Device) -> Result<Weighed, ModelError> {
+        let Loaded { tensors, blocks, version } = checkpoint.load(precision, device)?;
+        let size = Size::kept(&tensors, &blocks);
+        let params = Params::kept(tensors, blocks, device);
         let network = Network::new(&params.root(), &checkpoint.config)?;
-        Ok((network, version, params.finish()?))
+        Ok(Weighed { network, version, tensors: params.finish()?, size })
     }
 
     /// A model of tensors in memory (memory layout), to look at one in training.
@@ -262,36 +304,48 @@ impl Model {
         tensors: Tensors,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let (network, version, tensors) = Self::assemble(tensors, &config, device)?;
-        let (prompter, files) = (Arc::new(prompter), Arc::new(ModelFiles::default()));
-        Ok(Self { network, config, prompter, defaults, version, digest: String::new(), tensors, files })
+        let Weighed { network, version, tensors, size } = Self::assemble(tensors, &config, device)?;
+        let (prompter, files, precision) = (Arc::new(prompter), Arc::new(ModelFiles::default()), Precision::FULL);
+        Ok(Self {
+            network,
+            config,
+            prompter,
+            defaults,
+            version,
+            digest: String::new(),
+            tensors,
+            precision,
+            size,
+            files,
+        })
     }
 
-    /// This model with other weights (memory layout).
+    /// This model with other weights (memory layout), kept in full precision.
     ///
     /// # Errors
     /// When they do not fit the config.
     pub fn with_tensors(&self, tensors: Tensors) -> Result<Self, ModelError> {
-        let (network, version, tensors) = Self::assemble(tensors, &self.config, self.network.device())?;
-        Ok(self.with(network, version, tensors))
+        Ok(self.with(Self::assemble(tensors, &self.config, self.network.device())?, Precision::FULL))
     }
 
-    /// This model with the weights of a file, as [`Model::weights_file`] makes them.
+    /// This model with the weights of a file, as [`Model::weights_file`] makes them, in the same precision.
     ///
     /// # Errors
     /// When the file is damaged or its tensors do not fit the config.
     pub fn with_weights_file(&self, bytes: &[u8]) -> Result<Self, ModelError> {
         let source = Source::bytes(Cow::Borrowed(bytes))?;
         let checkpoint = Checkpoint::of(self.config.clone(), Layout::HuggingFace, source)?;
-        let (network, version, tensors) = Self::weigh(&checkpoint, self.network.dtype(), self.network.device())?;
-        Ok(self.with(network, version, tensors))
+        Ok(self.with(Self::weigh(&checkpoint, self.precision, self.network.device())?, self.precision))
     }
 
-    fn with(&self, network: Network, version: Version, tensors: Tensors) -> Self {
+    fn with(&self, weighed: Weighed, precision: Precision) -> Self {
+        let Weighed { network, version, tensors, size } = weighed;
         Self {
             network,
             version,
             tensors,
+            precision,
+            size,
             config: self.config.clone(),
             prompter: Arc::clone(&self.prompter),
             defaults: self.defaults,
@@ -301,15 +355,12 @@ impl Model {
     }
 
     /// The network of tensors in the memory layout, and their content hash.
-    fn assemble(
-        tensors: Tensors,
-        config: &ModelConfig,
-        device: &Device,
-    ) -> Result<(Network, Version, Tensors), ModelError> {
+    fn assemble(tensors: Tensors, config: &ModelConfig, device: &Device) -> Result<Weighed, ModelError> {
         let version = weights::hash(&weights::split(&tensors, config.text.query_rows())?)?;
+        let size = Size::kept(&tensors, &Blocks::new());
         let params = Params::given(tensors, device);
         let network = Network::new(&params.root(), config)?;
-        Ok((network, version, params.finish()?))
+        Ok(Weighed { network, version, tensors: params.finish()?, size })
     }
 
     #[must_use]
@@ -346,7 +397,7 @@ impl Model {
     /// # Errors
     /// When the memory cannot be allocated.
     pub fn slots(&self, rows: usize, capacity: usize) -> Result<Slots, ModelError> {
-        Ok(Slots::new(&self.config.text, rows, capacity, self.network.dtype(), self.network.device())?)
+        Ok(Slots::new(&self.config.text, rows, capacity, self.precision.cache(), self.network.device())?)
     }
 
     /// Understanding features of preprocessed pictures, `[n * image tokens, hidden]`, picture after picture.
@@ -357,7 +408,7 @@ impl Model {
         let side = self.config.image_size();
         let numbers: Vec<f32> = pictures.iter().flat_map(|p| p.chw()).copied().collect();
         let pixels = Tensor::from_vec(numbers, (pictures.len(), 3, side, side), self.network.device())?;
-        Ok(self.network.see(&pixels.to_dtype(self.network.dtype())?)?)
+        Ok(self.network.see(&pixels)?)
     }
 
     /// One ragged forward pass: prefill and decode, text, image tokens and features mix freely. Returns the hidden state of the
@@ -402,7 +453,19 @@ impl Model {
         pictures.map_err(|e| candle_core::Error::Msg(e.to_string()).into())
     }
 
-    /// The weights by internal name, as training and [`save::save`] take them.
+    /// What the weights are kept as.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Bytes of the weights as they are kept.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// The weights by internal name, as training and [`save::save`] take them; without matrices that are kept as blocks.
     #[must_use]
     pub fn tensors(&self) -> &Tensors {
         &self.tensors

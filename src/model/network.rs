@@ -113,8 +113,8 @@ impl Network {
         let (codes, dim) = (config.vq.codebook_size, config.vq.codebook_dim);
         let language = model.at("language_model");
         let vocabulary = [config.text.vocab_size, hidden];
-        let embed_tokens = language.at("embed_tokens").get("weight", &vocabulary, Init::Normal(0.02))?;
-        let lm_head = root.at("lm_head").get("weight", &vocabulary, Init::Normal(0.02))?;
+        let embed_tokens = language.at("embed_tokens").table("weight", &vocabulary, Init::Normal(0.02))?;
+        let lm_head = root.at("lm_head").matrix("weight", vocabulary, Init::Normal(0.02))?;
         let head = model.at("generation_head");
         Ok(Self {
             vision: Vision::new(&model.at("vision_model"), &config.vision)?,
@@ -126,7 +126,7 @@ impl Network {
             head: Linear::new(&head.at("vision_head"), hidden, codes, true)?,
             vq: Vq::new(&model.at("vqmodel"), &config.vq)?,
             embed_tokens,
-            lm_head: lm_head.into(),
+            lm_head,
             image_size: config.image_size(),
             grid: config.grid(),
         })
@@ -135,11 +135,6 @@ impl Network {
     #[must_use]
     pub fn device(&self) -> &Device {
         self.embed_tokens.device()
-    }
-
-    #[must_use]
-    pub fn dtype(&self) -> DType {
-        self.embed_tokens.dtype()
     }
 
     /// The understanding encoder alone: normalised pixels `[n, 3, s, s]` → `[n * patches, width]`.
@@ -180,7 +175,9 @@ impl Network {
         }
         let mut kinds = Vec::with_capacity(2 + features.len());
         if !text.is_empty() {
-            kinds.push(self.embed_tokens.index_select(&Tensor::new(text, self.device())?, 0)?);
+            let rows = self.embed_tokens.index_select(&Tensor::new(text, self.device())?, 0)?;
+            // Rows that are f32 already are not copied, and keep their gradient.
+            kinds.push(rows.to_dtype(DType::F32)?);
         }
         if !codes.is_empty() {
             let rows = self.code_embeddings.index_select(&Tensor::new(codes, self.device())?, 0)?;

@@ -3,13 +3,19 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::ops::{Quantised, Weight};
+
 /// Tensors by internal name (Hugging Face names, with fused projections; see `weights.rs`).
 pub type Tensors = BTreeMap<String, Tensor>;
+
+/// Matrices that are kept as blocks of small numbers, by internal name.
+pub type Blocks = BTreeMap<String, Arc<Quantised>>;
 
 /// A part of a network, made of its tensors.
 pub type Built<T> = Result<T, ParamError>;
@@ -53,8 +59,19 @@ impl Init {
     }
 }
 
+/// What a tensor is to the network, which says what it may be kept as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The matrix of a linear layer.
+    Matrix,
+    /// Rows that are looked up.
+    Table,
+    /// All else.
+    Other,
+}
+
 enum Source {
-    Given(Tensors),
+    Given(Tensors, Blocks),
     Fresh(Box<ChaCha8Rng>),
     Outline(Vec<Asked>),
 }
@@ -66,6 +83,7 @@ pub struct Asked {
     pub shape: Vec<usize>,
     /// How a fresh one begins.
     pub init: Init,
+    pub role: Role,
 }
 
 /// Where a network's tensors come from.
@@ -79,7 +97,13 @@ impl Params {
     /// Tensors of a checkpoint.
     #[must_use]
     pub fn given(tensors: Tensors, device: &Device) -> Self {
-        Self { source: RefCell::new(Source::Given(tensors)), taken: RefCell::default(), device: device.clone() }
+        Self::kept(tensors, Blocks::new(), device)
+    }
+
+    /// Tensors of a checkpoint, and those of its matrices that are kept as blocks.
+    #[must_use]
+    pub fn kept(tensors: Tensors, blocks: Blocks, device: &Device) -> Self {
+        Self { source: RefCell::new(Source::Given(tensors, blocks)), taken: RefCell::default(), device: device.clone() }
     }
 
     /// Fresh `f32` tensors, a function of the seed and of the order in which they are asked for.
@@ -99,7 +123,7 @@ impl Params {
         build(&params.root())?;
         match params.source.into_inner() {
             Source::Outline(asked) => Ok(asked),
-            Source::Given(_) | Source::Fresh(_) => Ok(Vec::new()),
+            Source::Given(..) | Source::Fresh(_) => Ok(Vec::new()),
         }
     }
 
@@ -114,10 +138,11 @@ impl Params {
     /// # Errors
     /// When tensors of the checkpoint were not asked for.
     pub fn finish(self) -> Result<Tensors, ParamError> {
-        if let Source::Given(rest) = self.source.into_inner()
-            && !rest.is_empty()
-        {
-            return Err(ParamError::Unknown(rest.into_keys().collect()));
+        if let Source::Given(tensors, blocks) = self.source.into_inner() {
+            let rest: Vec<String> = tensors.into_keys().chain(blocks.into_keys()).collect();
+            if !rest.is_empty() {
+                return Err(ParamError::Unknown(rest));
+            }
         }
         Ok(self.taken.into_inner())
     }
@@ -142,16 +167,48 @@ impl Scope<'_> {
     /// # Errors
     /// When a checkpoint lacks it or holds another shape.
     pub fn get(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor, ParamError> {
+        self.take(name, shape, init, Role::Other)
+    }
+
+    /// Takes a table of rows that are looked up, which may be kept in another type than `f32`.
+    ///
+    /// # Errors
+    /// As [`Scope::get`].
+    pub fn table(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor, ParamError> {
+        self.take(name, shape, init, Role::Table)
+    }
+
+    /// Takes the matrix `name` `[out, in]` of a linear layer, in whatever form it is kept.
+    ///
+    /// # Errors
+    /// As [`Scope::get`].
+    pub fn matrix(&self, name: &str, shape: [usize; 2], init: Init) -> Result<Weight, ParamError> {
+        let full = format!("{}{name}", self.prefix);
+        let blocks = match &mut *self.params.source.borrow_mut() {
+            Source::Given(_, blocks) => blocks.remove(&full),
+            Source::Fresh(_) | Source::Outline(_) => None,
+        };
+        match blocks {
+            Some(blocks) if [blocks.rows(), blocks.inputs()] == shape => Ok(Weight::Quantised(blocks)),
+            Some(blocks) => {
+                let found = vec![blocks.rows(), blocks.inputs()];
+                Err(ParamError::Shape { name: full, found, wanted: shape.to_vec() })
+            }
+            None => self.take(name, &shape, init, Role::Matrix).map(Weight::from),
+        }
+    }
+
+    fn take(&self, name: &str, shape: &[usize], init: Init, role: Role) -> Result<Tensor, ParamError> {
         let name = format!("{}{name}", self.prefix);
         let tensor = match &mut *self.params.source.borrow_mut() {
-            Source::Given(tensors) => tensors.remove(&name).ok_or_else(|| ParamError::Missing(name.clone()))?,
+            Source::Given(tensors, _) => tensors.remove(&name).ok_or_else(|| ParamError::Missing(name.clone()))?,
             Source::Fresh(rng) => {
                 let numbers: Vec<f32> = (0..shape.iter().product()).map(|_| init.draw(rng)).collect();
                 Tensor::from_vec(numbers, shape, &self.params.device)
                     .map_err(|source| ParamError::Tensor { name: name.clone(), source })?
             }
             Source::Outline(asked) => {
-                asked.push(Asked { name: name.clone(), shape: shape.to_vec(), init });
+                asked.push(Asked { name: name.clone(), shape: shape.to_vec(), init, role });
                 // One number seen everywhere: a tensor of that shape without its memory.
                 Tensor::zeros((), DType::F32, &Device::Cpu)
                     .and_then(|zero| zero.broadcast_as(shape))

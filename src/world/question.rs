@@ -256,37 +256,18 @@ fn existence(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         }
         *absent.choose(dice)?
     };
-    Some(existence_of(scene, shape, colour))
-}
-
-/// Whether there is such a thing, where colour alone decides: there is one object, of the shape asked for, and half of the answers are yes.
-#[must_use]
-pub fn close_call(form: Form, split: Split, dice: &mut Dice) -> (Scene, Question) {
-    loop {
-        let shape = pick(&Shape::ALL, dice);
-        let Some(scene) = Scene::of_shapes(&[shape], split, dice) else { continue };
-        let yes = dice.random_bool(0.5);
-        let is_there = |colour: Colour| scene.objects().iter().any(|object| object.colour == colour);
-        let may = |&colour: &Colour| is_there(colour) == yes && !unseen_pair(shape, colour);
-        let Some(&colour) = Colour::ALL.into_iter().filter(may).collect::<Vec<_>>().choose(dice) else { continue };
-        let question = existence_of(&scene, shape, colour).into_form(Kind::Existence, form, dice);
-        return (scene, question);
-    }
-}
-
-fn existence_of(scene: &Scene, shape: Shape, colour: Colour) -> Bare {
-    let objects = scene.objects();
     let pair = format!("{} {}", colour.word(), shape.word());
-    let asked = |object: &Object| object.colour == colour && object.shape == shape;
-    let word = |yes: bool| if yes { "yes" } else { "no" };
-    let verdict = |o: &Object| format!("{} {} {}", o.colour.word(), o.shape.word(), word(asked(o)));
-    Bare {
+    let verdict = |object: &Object| {
+        let asked = object.colour == colour && object.shape == shape;
+        format!("{} {} {}", object.colour.word(), object.shape.word(), if asked { "yes" } else { "no" })
+    };
+    Some(Bare {
         question: format!("Is there {} {pair}?", article(&pair)),
         list: objects.iter().map(verdict).collect::<Vec<_>>().join(", "),
         key: "any".to_owned(),
-        value: word(objects.iter().any(asked)),
+        value: if yes { "yes" } else { "no" },
         others: vec!["yes", "no"],
-    }
+    })
 }
 
 /// A random object that may be asked about, of an unseen pair where there is one.

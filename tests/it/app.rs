@@ -57,7 +57,8 @@ impl TestApp {
 
     /// The same with further options of the command line.
     pub fn demo_with(options: &[&str]) -> Self {
-        let (name, model) = serve::model(None).unwrap();
+        let Cli { serve: parsed, .. } = Cli::try_parse_from(["ulm"].iter().chain(options)).unwrap();
+        let (name, model) = serve::model_as(None, serve::reading(parsed.pickle, parsed.kept)).unwrap();
         Self::serve(&name, model, options)
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 30] = [
+const FLOORS: [(&str, u8); 32] = [
     ("domain", 0),
     ("hub", 1),
     ("model", 1),
@@ -21,7 +21,9 @@ const FLOORS: [(&str, u8); 30] = [
     ("train", 4),
     ("watch", 4),
     ("bench", TOP),
+    ("bench_against", TOP),
     ("bench_ledger", TOP),
+    ("bench_ops", TOP),
     ("bench_train", TOP),
     ("commands", TOP),
     ("config", TOP),
@@ -50,7 +52,9 @@ const PRIVATE: [(&str, &[&str]); 9] = [
         "anyhow",
         &[
             "bench",
+            "bench_against",
             "bench_ledger",
+            "bench_ops",
             "bench_train",
             "commands",
             "config",

@@ -244,8 +244,8 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
 
-#[test]
-fn a_checkpoint_is_fetched_once_and_served_by_its_name() {
+#[tokio::test]
+async fn a_checkpoint_is_fetched_once_and_served_by_its_name() {
     let served = Served::new(files("mha"));
     let fetched = served.ulm(&["model", "fetch", NAME]);
     assert!(fetched.status.success(), "{}", said(&fetched));
@@ -268,10 +268,10 @@ fn a_checkpoint_is_fetched_once_and_served_by_its_name() {
     let home = served.home.path().display().to_string();
     let offline = [("HF_HOME", home.as_str()), ("HF_HUB_OFFLINE", "1")];
     let (mut server, url) = crash::start_as(data.path(), &["--model", NAME], &offline);
-    let models = Command::new("curl").args(["-s", &format!("{url}/v1/models")]).output().unwrap();
+    let models = reqwest::get(format!("{url}/v1/models")).await.unwrap().text().await.unwrap();
     server.kill().unwrap();
     server.wait().unwrap();
-    assert!(said(&models).contains("\"Small-Janus\""), "{}", said(&models));
+    assert!(models.contains("\"Small-Janus\""), "{models}");
     assert_eq!(served.asked(), [], "offline, nobody is asked");
 }
 

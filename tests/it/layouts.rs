@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 use ulm::domain::task::Draw;
 use ulm::model::checkpoint::names::Layout;
 use ulm::model::checkpoint::{Checkpoint, Reading};
+use ulm::model::precision::Precision;
 use ulm::model::weights;
 use ulm::model::{Model, ModelFiles};
 
 use crate::golden;
 use crate::paths::{self, values};
 
-const PICKLE: Reading = Reading { dtype: DType::F32, pickle: true };
+const PICKLE: Reading = Reading { precision: Precision::FULL, pickle: true };
 
 fn deepseek() -> Model {
     Model::load_as(&golden::path("deepseek"), PICKLE, &Device::Cpu).unwrap()

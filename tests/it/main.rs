@@ -30,6 +30,7 @@ mod http;
 mod hub;
 mod images;
 mod jobs;
+mod kept_as;
 mod layouts;
 mod learn;
 mod ledger;

@@ -13,32 +13,26 @@ pub mod write;
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use serde_json::{Map, Value};
 
 use self::files::Source;
 use self::names::Layout;
-use self::plan::Plan;
+use self::plan::{Loaded, Plan};
 use super::config::{ConfigError, ModelConfig};
-use super::params::Tensors;
+use super::precision::Precision;
 use super::tokens::Ids;
 use super::weights::WeightsError;
 use super::{ModelError, ModelFiles};
 use crate::domain::sample::Version;
 
 /// How a checkpoint is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// What weights are computed in.
-    pub dtype: DType,
+    /// What weights are kept as.
+    pub precision: Precision,
     /// Whether PyTorch's `.bin` files may be opened.
     pub pickle: bool,
-}
-
-impl Default for Reading {
-    fn default() -> Self {
-        Self { dtype: DType::F32, pickle: false }
-    }
 }
 
 /// Where the weights of a checkpoint are.
@@ -131,12 +125,12 @@ impl<'f> Checkpoint<'f> {
         Ok(Self { layout, config, source, plan })
     }
 
-    /// The tensors of the network as `dtype` on `device`, and their content hash.
+    /// The tensors of the network as `precision` keeps them, on `device`, and their content hash.
     ///
     /// # Errors
     /// When a file cannot be read, or a value is not finite.
-    pub fn load(&self, dtype: DType, device: &Device) -> Result<(Tensors, Version), ModelError> {
-        self.plan.load(&self.source, dtype, device).map_err(|error| within(&self.source)(error.into()))
+    pub fn load(&self, precision: Precision, device: &Device) -> Result<Loaded, ModelError> {
+        self.plan.load(&self.source, precision, device).map_err(|error| within(&self.source)(error.into()))
     }
 
     /// The content hash of the weights, the same in both layouts, without keeping them. `tick` hears how many numbers have passed.

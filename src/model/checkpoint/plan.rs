@@ -2,17 +2,20 @@
 //! at a time: into memory, into a content hash, or to whoever asks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use super::files::Source;
 use super::names::{Home, Layout, Piece, kernel, pieces};
 use crate::domain::sample::Version;
-use crate::model::ModelError;
 use crate::model::config::ModelConfig;
 use crate::model::network::Network;
-use crate::model::params::{Asked, Init, Params, Tensors};
+use crate::model::ops::{Kind, Quantised};
+use crate::model::params::{Asked, Blocks, Init, Params, Role, Tensors};
+use crate::model::precision::{Form, Precision};
 use crate::model::weights::{Content, Misfit, WeightsError, failed, kernel_in};
+use crate::model::{ModelError, Size};
 
 /// The text head, and what a head that is tied to the embedding shares; names of the Hugging Face layout.
 const HEAD: &str = "lm_head.weight";
@@ -23,7 +26,7 @@ pub struct Plan {
     /// By the names of the Hugging Face layout, in order.
     pieces: Vec<(Piece, Home)>,
     /// Shapes of the network's tensors.
-    memory: BTreeMap<String, Vec<usize>>,
+    memory: BTreeMap<String, (Vec<usize>, Role)>,
     /// Tensors of the files that are known to be of no use.
     skipped: Vec<String>,
     tied: bool,
@@ -52,6 +55,20 @@ fn sorted(asked: &[Asked], config: &ModelConfig) -> Vec<(Piece, Init)> {
     all
 }
 
+/// Bytes of a network's weights as `precision` keeps them.
+///
+/// # Errors
+/// When the config describes none.
+pub fn size(config: &ModelConfig, precision: Precision) -> Result<Size, ModelError> {
+    let asked = asked(config)?;
+    let bytes = |Asked { name, shape, role, .. }: &Asked| match (precision.form(name, *role, shape), shape.as_slice()) {
+        (Form::Blocks(kind), &[rows, inputs]) => kind.bytes(rows, inputs),
+        (Form::Dense(dtype), shape) => shape.iter().product::<usize>() * dtype.size_in_bytes(),
+        (Form::Blocks(_), _) => 0, // only matrices are
+    };
+    Ok(asked.iter().map(|asked| (asked.name.as_str(), bytes(asked) as u64)).collect())
+}
+
 impl Plan {
     /// Holds the tensors of `source` against the network of `config`.
     ///
@@ -66,7 +83,7 @@ impl Plan {
             (piece, home)
         };
         let mut pieces: Vec<(Piece, Home)> = sorted(&asked, config).into_iter().map(with_home).collect();
-        let memory = asked.into_iter().map(|asked| (asked.name, asked.shape)).collect();
+        let memory = asked.into_iter().map(|asked| (asked.name, (asked.shape, asked.role))).collect();
         let home = |name: &str| pieces.iter().find(|(piece, _)| piece.name == name).map(|(_, home)| home.clone());
         let embeddings = home(EMBEDDINGS).filter(|home| stored.contains_key(&home.name));
         let tied = config.tied_head && home(HEAD).is_some_and(|home| !stored.contains_key(&home.name));
@@ -114,7 +131,7 @@ impl Plan {
     /// Numbers of the network.
     #[must_use]
     pub fn numbers(&self) -> u64 {
-        self.memory.values().map(|shape| shape.iter().product::<usize>() as u64).sum()
+        self.memory.values().map(|(shape, _)| shape.iter().product::<usize>() as u64).sum()
     }
 
     /// The content hash of the weights, without keeping them. `tick` hears how many numbers have passed.
@@ -128,21 +145,30 @@ impl Plan {
         })
     }
 
-    /// The tensors of the network as `dtype` on `device`, and their content hash.
+    /// The tensors of the network as `precision` keeps them, on `device`, and their content hash, which is that of the numbers as they are
+    /// stored.
     ///
     /// # Errors
     /// As [`Plan::version`], and when a tensor cannot be placed on the device.
-    pub fn load(&self, source: &Source<'_>, dtype: DType, device: &Device) -> Result<(Tensors, Version), WeightsError> {
-        let mut hall = Hall { plan: self, open: BTreeMap::new(), kernel: Vec::new(), done: Tensors::new() };
-        let version = self.pass(source, |piece, at, values| hall.take(piece, at, values, (dtype, device)))?;
-        let mut tensors = hall.done;
+    pub fn load(&self, source: &Source<'_>, precision: Precision, device: &Device) -> Result<Loaded, WeightsError> {
+        let mut hall = Hall {
+            plan: self,
+            precision,
+            device,
+            open: BTreeMap::new(),
+            kernel: vec![],
+            tensors: Tensors::new(),
+            blocks: Blocks::new(),
+        };
+        let version = self.pass(source, |piece, at, values| hall.take(piece, at, values))?;
+        let Hall { mut tensors, blocks, .. } = hall;
         // A head that is the embedding is one tensor, not two.
         if self.tied
             && let Some(head) = tensors.get(HEAD).cloned()
         {
             tensors.insert(EMBEDDINGS.into(), head);
         }
-        Ok((tensors, version))
+        Ok(Loaded { tensors, blocks, version })
     }
 
     /// Hands all numbers to `each`, piece after piece and with how many of the piece came before, and hashes them.
@@ -166,33 +192,38 @@ impl Plan {
     }
 }
 
+/// A network's tensors.
+pub struct Loaded {
+    pub tensors: Tensors,
+    /// Matrices that are kept as blocks.
+    pub blocks: Blocks,
+    pub version: Version,
+}
+
 /// Tensors of the network while their pieces arrive.
 struct Hall<'p> {
     plan: &'p Plan,
+    precision: Precision,
+    device: &'p Device,
     /// Those begun: their numbers, and how many have come.
     open: BTreeMap<String, (Vec<f32>, usize)>,
     /// Numbers of a kernel, which lies otherwise in memory and is turned when it is whole.
     kernel: Vec<f32>,
-    done: Tensors,
+    tensors: Tensors,
+    blocks: Blocks,
 }
 
 impl Hall<'_> {
-    fn take(
-        &mut self,
-        piece: &Piece,
-        at: usize,
-        values: &[f32],
-        (dtype, device): (DType, &Device),
-    ) -> Result<(), WeightsError> {
-        let shape = self.plan.memory.get(&piece.memory).map_or(&[][..], Vec::as_slice);
+    fn take(&mut self, piece: &Piece, at: usize, values: &[f32]) -> Result<(), WeightsError> {
+        let plan = self.plan;
+        let Some((shape, _)) = plan.memory.get(&piece.memory) else { return Ok(()) };
         let (name, len) = (&piece.memory, shape.iter().product());
         if kernel(&piece.name).is_some() {
             self.kernel.extend_from_slice(values);
             if self.kernel.len() == piece.len() {
                 let whole = Tensor::from_vec(std::mem::take(&mut self.kernel), piece.shape.as_slice(), &Device::Cpu);
                 let turned = kernel_in(&piece.name, &whole.map_err(failed(name))?)?;
-                let placed = turned.to_dtype(dtype).and_then(|turned| turned.to_device(device));
-                self.done.insert(name.clone(), placed.map_err(failed(name))?);
+                self.place(name, &turned)?;
             }
             return Ok(());
         }
@@ -205,10 +236,28 @@ impl Hall<'_> {
         if *come == len
             && let Some((numbers, _)) = self.open.remove(name)
         {
-            let whole = Tensor::from_vec(numbers, shape, &Device::Cpu);
-            let placed = whole.and_then(|whole| whole.to_dtype(dtype)).and_then(|whole| whole.to_device(device));
-            self.done.insert(name.clone(), placed.map_err(failed(name))?);
+            let whole = Tensor::from_vec(numbers, shape.as_slice(), &Device::Cpu).map_err(failed(name))?;
+            self.place(name, &whole)?;
         }
         Ok(())
     }
+
+    /// Keeps a whole tensor as it is to be kept.
+    fn place(&mut self, name: &str, whole: &Tensor) -> Result<(), WeightsError> {
+        let role = self.plan.memory.get(name).map_or(Role::Other, |(_, role)| *role);
+        let kept = match self.precision.form(name, role, whole.dims()) {
+            Form::Dense(dtype) => {
+                let placed = whole.to_dtype(dtype).and_then(|whole| whole.to_device(self.device));
+                placed.map(|placed| drop(self.tensors.insert(name.to_owned(), placed)))
+            }
+            Form::Blocks(kind) => blocks(whole, kind).map(|kept| drop(self.blocks.insert(name.to_owned(), kept))),
+        };
+        kept.map_err(failed(name))
+    }
+}
+
+fn blocks(whole: &Tensor, kind: Kind) -> candle_core::Result<Arc<Quantised>> {
+    let (rows, inputs) = whole.dims2()?;
+    let values = whole.flatten_all()?.to_vec1::<f32>()?;
+    Ok(Arc::new(Quantised::of(&values, rows, inputs, kind)?))
 }

@@ -27,6 +27,28 @@ pub enum Kind {
     Q8_0,
 }
 
+impl Kind {
+    /// As ggml calls it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Q8_0 => "q8_0",
+        }
+    }
+
+    /// Bytes of a matrix.
+    #[must_use]
+    pub fn bytes(self, rows: usize, inputs: usize) -> usize {
+        rows.div_ceil(GROUP) * (inputs / BLOCK) * (size_of::<Codes>() + size_of::<Scales>())
+    }
+
+    /// Whether rows of so many inputs fall into whole blocks.
+    #[must_use]
+    pub fn divides(self, inputs: usize) -> bool {
+        inputs > 0 && inputs.is_multiple_of(BLOCK)
+    }
+}
+
 /// One block of inputs of a group of outputs: `[8 quads of inputs][16 outputs][4 inputs]`, each code plus 128.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
@@ -61,7 +83,7 @@ impl Quantised {
     /// # Errors
     /// When inputs do not fall into whole blocks.
     pub fn builder(rows: usize, inputs: usize, kind: Kind) -> Result<Builder> {
-        if inputs == 0 || !inputs.is_multiple_of(BLOCK) {
+        if !kind.divides(inputs) {
             bail!("{inputs} inputs do not fall into blocks of {BLOCK}");
         }
         let blocks = rows.div_ceil(GROUP) * (inputs / BLOCK);
@@ -88,7 +110,7 @@ impl Quantised {
     /// Bytes that codes and scales take.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of_val(self.codes.as_slice()) + size_of_val(self.scales.as_slice())
+        self.kind.bytes(self.rows, self.inputs)
     }
 
     /// What a row is kept as, in `f32`.

@@ -50,7 +50,7 @@ impl Source {
     /// When rows cannot be used.
     pub fn exercises(&self, practice: Practice, from: u64, n: usize, seed: u64) -> Result<Vec<Exercise>, TrainError> {
         match self {
-            Self::World => Ok(course(from, n, seed, |place, dice| at_place(practice, place, dice))),
+            Self::World => Ok(course(from, n, seed, |dice| of_world(practice, dice))),
             Self::Rows(rows) => rows.exercises(from, n, seed),
             Self::Items(items) => items.exercises(from, n, seed),
             Self::Given(all, _) => Ok(given(all, from, n)),
@@ -63,7 +63,7 @@ impl Source {
     /// When rows cannot be used.
     pub fn questions(&self, practice: Practice, from: u64, n: usize, seed: u64) -> Result<Vec<Exercise>, TrainError> {
         match self {
-            Self::World => Ok(course(from, n, seed, |_, dice| question_of_world(practice, dice))),
+            Self::World => Ok(course(from, n, seed, |dice| question_of_world(practice, dice))),
             Self::Rows(rows) => {
                 let rows = rows.exercises(from, n, seed)?;
                 Ok(rows.into_iter().map(|exercise| Exercise { draw: None, ..exercise }).collect())
@@ -80,10 +80,10 @@ fn given(all: &[Exercise], from: u64, n: usize) -> Vec<Exercise> {
 }
 
 /// `n` of the world, as chance has them at this place of a course.
-fn course(from: u64, n: usize, seed: u64, mut one: impl FnMut(u64, &mut Dice) -> Exercise) -> Vec<Exercise> {
+fn course(from: u64, n: usize, seed: u64, mut one: impl FnMut(&mut Dice) -> Exercise) -> Vec<Exercise> {
     let mut dice = Dice::seed_from_u64(seed);
     dice.set_stream(from.wrapping_mul(2).wrapping_add(1));
-    (from..from + n as u64).map(|place| one(place, &mut dice)).collect()
+    (0..n).map(|_| one(&mut dice)).collect()
 }
 
 /// What a stage practises.
@@ -124,11 +124,6 @@ impl Practice {
 const CATEGORIES: [u32; 6] = [1, 2, 2, 1, 3, 3];
 /// And each kind of question, in the order of `Kind::ALL`. All are asked, so that none is forgotten.
 const KINDS: [u32; 6] = [1, 3, 1, 1, 3, 2];
-/// The same where answering is refined: what unified training leaves wrong is nearly all whether there is such a thing.
-const REFINED_KINDS: [u32; 6] = [1, 2, 1, 1, 6, 2];
-/// The first so many exercises of refined answering are close calls, nine of ten. Among all questions whether there is such a thing,
-/// shape tells so much that nothing is learned of colour in 300 steps; among these alone it is learned in 50 (measured).
-const CLOSE_CALLS: u64 = 8192;
 
 fn form(practice: Practice, dice: &mut Dice) -> Form {
     match practice {
@@ -150,19 +145,9 @@ fn asked(scene: &Scene, question: question::Question) -> Asked {
 }
 
 fn question_of_world(practice: Practice, dice: &mut Dice) -> Exercise {
-    let kinds = if matches!(practice, Practice::Answering(_)) { &REFINED_KINDS } else { &KINDS };
     let form = form(practice, dice);
-    let (scene, question) = question::draw(Kind::pick(kinds, dice), form, Split::Train, dice);
+    let (scene, question) = question::draw(Kind::pick(&KINDS, dice), form, Split::Train, dice);
     Exercise { draw: None, ask: Some(asked(&scene, question)) }
-}
-
-/// Another one of the world's training split, at this place of a course.
-fn at_place(practice: Practice, place: u64, dice: &mut Dice) -> Exercise {
-    if matches!(practice, Practice::Answering(_)) && place < CLOSE_CALLS && dice.random_bool(0.9) {
-        let (scene, question) = question::close_call(form(practice, dice), Split::Train, dice);
-        return Exercise { draw: None, ask: Some(asked(&scene, question)) };
-    }
-    of_world(practice, dice)
 }
 
 /// Another one of the world's training split.

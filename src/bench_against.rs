@@ -1,0 +1,195 @@
+//! How fast a checkpoint decodes beside PyTorch, at the same shapes, in turns of one run: steps a second of rows that each have one
+//! position more to compute, after a context of the same length. Ratios are what counts; absolute figures belong to the machine.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::bench::median;
+use crate::bench_ops;
+use crate::model::Model;
+use crate::model::cache::Slots;
+use crate::model::network::{Chunk, Span};
+
+/// Rows at once: one picture has two.
+const ROWS: [usize; 5] = [1, 2, 8, 16, 32];
+/// Positions that each row has behind it.
+const CONTEXT: usize = 600;
+/// What PyTorch runs.
+const SCRIPT: &str = include_str!("bench_against.py");
+
+/// One row of the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub rows: usize,
+    pub steps_per_second: f64,
+    /// Of the weights that a step reads.
+    pub gigabytes_per_second: f64,
+    /// That divided by what the machine reads at best.
+    pub of_bandwidth: f64,
+    pub theirs: Option<f64>,
+    /// Our steps a second divided by theirs.
+    pub ratio: Option<f64>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub version: String,
+    pub kept_as: String,
+    pub step_bytes: u64,
+    /// Gigabytes a second that this machine reads at best, measured in this run.
+    pub bandwidth: f64,
+    pub context: usize,
+    /// What stands beside us: PyTorch's version and type.
+    pub against: Option<String>,
+    pub decoding: Vec<Row>,
+}
+
+impl Report {
+    /// A table for people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let against = self.against.as_deref().unwrap_or("nothing");
+        let mut text = format!(
+            "kept as {}: a step reads {:.2} GB, the memory gives {:.1} GB/s at best; {} positions behind each row; beside {against}\n",
+            self.kept_as,
+            self.step_bytes as f64 / 1e9,
+            self.bandwidth,
+            self.context,
+        );
+        for row in &self.decoding {
+            text += &format!(
+                "{:>3} rows  {:>7.2} steps/s  {:>6.1} GB/s of weights ({:.0} % of the best)",
+                row.rows,
+                row.steps_per_second,
+                row.gigabytes_per_second,
+                100.0 * row.of_bandwidth
+            );
+            if let (Some(theirs), Some(ratio)) = (row.theirs, row.ratio) {
+                text += &format!("  theirs {theirs:>6.2}  ratio {ratio:.2}");
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// PyTorch in a process of its own, which waits for orders.
+struct Torch {
+    child: Child,
+    orders: ChildStdin,
+    replies: BufReader<ChildStdout>,
+    name: String,
+}
+
+impl Torch {
+    fn start(python: &Path, model: &Model, dtype: &str) -> anyhow::Result<Self> {
+        let (text, vq) = (&model.config().text, &model.config().vq);
+        let shape = json!({
+            "hidden": text.hidden_size, "inner": text.intermediate_size, "layers": text.num_layers, "heads": text.num_heads,
+            "kv_heads": text.num_kv_heads, "head_dim": text.head_dim, "codes": vq.codebook_size, "code_dim": vq.codebook_dim,
+            "context": context(model), "threads": rayon::current_num_threads(), "dtype": dtype,
+        });
+        let mut command = Command::new(python);
+        command.args(["-c", SCRIPT, &shape.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("{} cannot be run", python.display()))?;
+        let (Some(orders), Some(replies)) = (child.stdin.take(), child.stdout.take()) else { bail!("no pipes") };
+        let mut torch = Self { child, orders, replies: BufReader::new(replies), name: String::new() };
+        let version =
+            torch.line().with_context(|| format!("{} has no PyTorch (`pip install torch`)", python.display()))?;
+        torch.name = format!("PyTorch {version} in {dtype}");
+        Ok(torch)
+    }
+
+    fn line(&mut self) -> anyhow::Result<String> {
+        let mut line = String::new();
+        match self.replies.read_line(&mut line)? {
+            0 => bail!("it ended"),
+            _ => Ok(line.trim().to_owned()),
+        }
+    }
+
+    /// Steps a second.
+    fn rate(&mut self, rows: usize, steps: usize) -> anyhow::Result<f64> {
+        writeln!(self.orders, "{rows} {steps}")?;
+        Ok(steps as f64 / self.line()?.parse::<f64>()?)
+    }
+}
+
+impl Drop for Torch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn context(model: &Model) -> usize {
+    CONTEXT.min(model.config().text.max_positions - 1)
+}
+
+/// Steps a second of ours.
+fn rate(model: &Model, slots: &mut Slots, rows: usize, steps: usize) -> anyhow::Result<f64> {
+    let start = context(model);
+    let span = |slot| Span { slot, start, chunks: vec![Chunk::Codes(&[0])] };
+    let spans: Vec<Span<'_>> = (0..rows).map(span).collect();
+    let mut step = || -> anyhow::Result<()> {
+        let hidden = model.step(&spans, slots)?;
+        model.image_logits(&hidden)?;
+        Ok(())
+    };
+    step()?;
+    let begun = Instant::now();
+    for _ in 0..steps {
+        step()?;
+    }
+    Ok(steps as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// Measures `rounds` times over, ours and theirs in turns; best of all, because a neighbour's work only ever slows. `python` is a Python
+/// with PyTorch, `dtype` what it computes in.
+///
+/// # Errors
+/// When a step fails or that Python has no PyTorch.
+pub fn run(model: &Model, python: Option<&Path>, dtype: &str, rounds: usize) -> anyhow::Result<Report> {
+    let mut torch = python.map(|python| Torch::start(python, model, dtype)).transpose()?;
+    let most = ROWS.into_iter().max().unwrap_or(1);
+    let mut slots = model.slots(most, context(model) + 1)?;
+    let bandwidth = bench_ops::bandwidth();
+    let mut decoding = Vec::new();
+    for rows in ROWS {
+        let steps = (64 / rows).max(6);
+        let (mut ours, mut theirs) = (vec![], vec![]);
+        for _ in 0..rounds.max(1) {
+            ours.push(rate(model, &mut slots, rows, steps)?);
+            if let Some(torch) = &mut torch {
+                theirs.push(torch.rate(rows, steps)?);
+            }
+        }
+        let best = |rates: &[f64]| rates.iter().copied().fold(f64::NAN, f64::max);
+        let ratio = median(ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs));
+        let read = best(&ours) * model.size().step as f64 / 1e9;
+        decoding.push(Row {
+            rows,
+            steps_per_second: best(&ours),
+            gigabytes_per_second: read,
+            of_bandwidth: read / bandwidth,
+            theirs: torch.as_ref().map(|_| best(&theirs)),
+            ratio: torch.as_ref().map(|_| ratio),
+        });
+    }
+    Ok(Report {
+        version: model.version().0.clone(),
+        kept_as: model.precision().to_string(),
+        step_bytes: model.size().step,
+        bandwidth,
+        context: context(model),
+        against: torch.map(|torch| torch.name.clone()),
+        decoding,
+    })
+}
