@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use candle_core::Result;
 use rayon::prelude::*;
 
 /// Weights from which on the work is worth sharing between threads.
@@ -11,27 +12,29 @@ const SHARED: usize = 1 << 15;
 const LARGE: usize = 1 << 18;
 
 /// `[rows, outer]` of blocks of `block` outputs. `fill(outputs, part)` gets a part `[rows, outputs]` of zeros.
+///
+/// # Errors
+/// When `fill` fails.
 pub(super) fn by_outputs(
     (rows, outer, inner): (usize, usize, usize),
     block: usize,
     bias: Option<&[f32]>,
-    fill: impl Fn(Range<usize>, &mut [f32]) + Sync,
-) -> Vec<f32> {
+    fill: impl Fn(Range<usize>, &mut [f32]) -> Result<()> + Sync,
+) -> Result<Vec<f32>> {
     let mut y = vec![0.0; rows * outer];
     if rows == 0 || outer == 0 {
-        return y;
+        return Ok(y);
     }
     let starts: Vec<usize> = (0..outer).step_by(block.max(1)).collect();
     let part = |&start: &usize| {
         let outputs = start..(start + block.max(1)).min(outer);
         let mut part = vec![0.0; rows * outputs.len()];
-        fill(outputs, &mut part);
-        part
+        fill(outputs, &mut part).map(|()| part)
     };
     let parts: Vec<Vec<f32>> = if outer * inner < SHARED {
-        starts.iter().map(part).collect()
+        starts.iter().map(part).collect::<Result<_>>()?
     } else {
-        starts.par_iter().with_max_len(1).map(part).collect()
+        starts.par_iter().with_max_len(1).map(part).collect::<Result<_>>()?
     };
     let place = |(row, y): (usize, &mut [f32])| {
         for (&start, part) in starts.iter().zip(&parts) {
@@ -47,5 +50,5 @@ pub(super) fn by_outputs(
     } else {
         y.par_chunks_exact_mut(outer).enumerate().for_each(place);
     }
-    y
+    Ok(y)
 }

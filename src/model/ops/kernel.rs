@@ -130,7 +130,7 @@ pub(super) const LANES: usize = 16;
 /// Sum of the lanes by halves: one after another each addition would wait for the last. Inlined it would make the compiler keep
 /// the lanes apart in the loop before it.
 #[inline(never)]
-fn total(mut lanes: [f32; LANES]) -> f32 {
+pub(super) fn total(mut lanes: [f32; LANES]) -> f32 {
     for half in [8, 4, 2, 1] {
         for i in 0..half {
             lanes[i] += lanes[i + half];

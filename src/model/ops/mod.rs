@@ -7,15 +7,22 @@ mod attention;
 mod blocks;
 mod conv;
 mod few;
+mod half;
 mod kernel;
 mod linear;
 mod norm;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod plain;
 mod quantised;
 mod quantised_dot;
+mod slots;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 mod weight;
+mod widen;
 
 use std::sync::Arc;
 
@@ -126,7 +133,8 @@ fn fused(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-/// `x [rows, in]`, `weight [out, in]`, `bias [out]` → `[rows, out]`. Where the weight is quantised, no gradient goes through.
+/// `x [rows, in]`, `weight [out, in]`, `bias [out]` → `[rows, out]`. `f32` rows on a CPU may meet weights of half precision or
+/// quantised ones; no gradient goes through those, and asking for one is an error.
 pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
     let dense = match weight {
         Weight::Dense(dense) => dense,
@@ -135,6 +143,12 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
             return x.contiguous()?.apply_op1(quantised::QuantisedLinear { matrix: matrix.clone(), bias });
         }
     };
+    if fused(x) && matches!(dense.dtype(), DType::BF16 | DType::F16) {
+        return match bias {
+            None => x.contiguous()?.apply_op2(dense, half::HalfLinear),
+            Some(bias) => x.contiguous()?.apply_op3(dense, &bias.to_dtype(DType::F32)?, half::HalfLinearBias),
+        };
+    }
     match (fused(x), bias) {
         (false, _) => plain::linear(x, dense, bias),
         (true, None) => x.contiguous()?.apply_op2(dense, linear::Linear),
@@ -227,7 +241,8 @@ pub fn cross_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
 }
 
 /// Appends fused rows to their slots of `keys` (`[slots, kv, dim, capacity]`) and `values` (`[slots, kv, capacity, dim]`, both written
-/// in place), then attends to everything in the slot up to each row's own position → `[rows, heads.width()]`. Spans tile the rows in order. No gradient.
+/// in place), then attends to everything in the slot up to each row's own position → `[rows, heads.width()]`. Spans tile the rows in
+/// order. Beside `f32` rows on a CPU the cache may be bf16, to which keys and values are rounded. No gradient.
 pub fn slot_attention(
     qkv: &Tensor,
     keys: &Tensor,
@@ -241,8 +256,8 @@ pub fn slot_attention(
         return plain::slot_attention(qkv, keys, values, heads, spans, rope);
     }
     let qkv = qkv.contiguous()?;
-    let store = |value| attention::StoreRows { heads, spans: spans.clone(), rope: rope.clone(), value };
+    let store = |value| slots::StoreRows { heads, spans: spans.clone(), rope: rope.clone(), value };
     keys.inplace_op2(&qkv, &store(false))?;
     values.inplace_op2(&qkv, &store(true))?;
-    qkv.apply_op3_no_bwd(keys, values, &attention::SlotAttention { heads, spans: spans.clone(), rope: rope.clone() })
+    qkv.apply_op3_no_bwd(keys, values, &slots::SlotAttention { heads, spans: spans.clone(), rope: rope.clone() })
 }

@@ -132,7 +132,7 @@ impl Quantised {
     }
 
     /// `x [rows, inputs]` times its transpose, plus `bias`.
-    fn product(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, set: dot::Set) -> Vec<f32> {
+    fn product(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, set: dot::Set) -> Result<Vec<f32>> {
         let x = dot::Rounded::of(x, rows, self.inputs);
         let blocks = self.inputs / BLOCK;
         let fill = |outputs: Range<usize>, part: &mut [f32]| {
@@ -146,6 +146,7 @@ impl Quantised {
                     part[to..to + lanes].copy_from_slice(&sums[..lanes]);
                 });
             }
+            Ok(())
         };
         by_outputs((rows, self.rows, self.inputs), TASK * GROUP, bias, fill)
     }
@@ -222,7 +223,7 @@ impl CustomOp1 for QuantisedLinear {
         if inner != self.matrix.inputs || self.bias.as_ref().is_some_and(|bias| bias.len() != outer) {
             bail!("rows of {inner} do not meet {outer} outputs of {} inputs", self.matrix.inputs);
         }
-        let y = self.matrix.product(slice(x, lx)?, rows, self.bias.as_deref(), dot::Set::best());
+        let y = self.matrix.product(slice(x, lx)?, rows, self.bias.as_deref(), dot::Set::best())?;
         Ok((CpuStorage::F32(y), Shape::from((rows, outer))))
     }
 }
@@ -295,6 +296,22 @@ mod tests {
                     assert!((wanted - f64::from(*y)).abs() < bound, "{rows}x{inputs} by {outer}: {y}, not {wanted}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_path_has_the_same_numbers_for_a_row_alone_or_among_others() {
+        let (rows, inputs, outer) = (29, 320, 90);
+        let x = random(5, rows * inputs);
+        let matrix = Quantised::of(&random(6, outer * inputs), outer, inputs, Kind::Q8_0).unwrap();
+        let plain = matrix.product(&x, rows, None, dot::Set::Plain).unwrap();
+        let best = matrix.product(&x, rows, None, dot::Set::best()).unwrap();
+        for (a, b) in plain.iter().zip(&best) {
+            assert!((a - b).abs() < 1e-4, "{a} by plain loops, {b} by {:?}", dot::Set::best());
+        }
+        for row in 0..rows {
+            let alone = matrix.product(&x[row * inputs..(row + 1) * inputs], 1, None, dot::Set::best()).unwrap();
+            assert!(alone == best[row * outer..(row + 1) * outer], "row {row}");
         }
     }
 

@@ -2,19 +2,36 @@
 //! Sums are taken in the same order whatever the number of rows and the instruction set.
 
 use multiversion::multiversion;
+use rayon::prelude::*;
 
 use super::kernel::max;
 use super::quantised::{BLOCK, Codes, GROUP, QUAD, Scales};
+#[cfg(target_arch = "x86_64")]
+use super::vnni;
+
+/// Rows whose sums are in registers together.
+const ROWS: usize = 8;
+/// Numbers from which on rounding is worth sharing between threads, and blocks of one part of it.
+const LARGE: usize = 1 << 17;
+const PART: usize = 512;
 
 /// Which instructions are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Set {
     /// What the compiler makes of plain loops.
     Plain,
+    /// AVX512-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
 }
 
 impl Set {
+    /// The quickest that this processor has.
     pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if vnni::at_hand() {
+            return Self::Vnni;
+        }
         Self::Plain
     }
 }
@@ -30,13 +47,36 @@ pub(super) struct Rounded {
     offsets: Vec<i32>,
 }
 
+/// A row of activations, block by block.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub codes: &'a [i8],
+    pub scales: &'a [f32],
+    pub offsets: &'a [i32],
+}
+
 impl Rounded {
     /// Of `x [rows, inputs]`, whose rows are whole blocks. What is not finite makes its block's products NaN.
     pub fn of(x: &[f32], rows: usize, inputs: usize) -> Self {
         let blocks = x.len() / BLOCK;
         let (mut codes, mut scales, mut offsets) = (vec![0; x.len()], vec![0.0; blocks], vec![0; blocks]);
-        round(x, &mut codes, &mut scales, &mut offsets);
+        if x.len() < LARGE {
+            round(x, &mut codes, &mut scales, &mut offsets);
+        } else {
+            let places =
+                codes.par_chunks_mut(PART * BLOCK).zip(scales.par_chunks_mut(PART)).zip(offsets.par_chunks_mut(PART));
+            x.par_chunks(PART * BLOCK)
+                .zip(places)
+                .for_each(|(x, ((codes, scales), offsets))| round(x, codes, scales, offsets));
+        }
         Self { rows, inputs, codes, scales, offsets }
+    }
+
+    fn row(&self, row: usize) -> Row<'_> {
+        let blocks = self.inputs / BLOCK;
+        let numbers = row * blocks..(row + 1) * blocks;
+        let codes = &self.codes[row * self.inputs..(row + 1) * self.inputs];
+        Row { codes, scales: &self.scales[numbers.clone()], offsets: &self.offsets[numbers] }
     }
 }
 
@@ -69,15 +109,40 @@ pub(super) fn group(
     set: Set,
     mut put: impl FnMut(usize, &[f32; GROUP]),
 ) {
-    let Set::Plain = set;
-    let blocks = x.inputs / BLOCK;
-    for row in 0..x.rows {
-        let numbers = row * blocks..(row + 1) * blocks;
-        let bytes = &x.codes[row * x.inputs..(row + 1) * x.inputs];
-        let mut sums = [0.0; GROUP];
-        plain(codes, scales, bytes, &x.scales[numbers.clone()], &x.offsets[numbers], &mut sums);
-        put(row, &sums);
+    let mut row = 0;
+    while row < x.rows {
+        row += match x.rows - row {
+            1 => panel::<1>(codes, scales, x, set, row, &mut put),
+            2 => panel::<2>(codes, scales, x, set, row, &mut put),
+            3 => panel::<3>(codes, scales, x, set, row, &mut put),
+            4 | 5 => panel::<4>(codes, scales, x, set, row, &mut put),
+            6 | 7 => panel::<6>(codes, scales, x, set, row, &mut put),
+            _ => panel::<ROWS>(codes, scales, x, set, row, &mut put),
+        };
     }
+}
+
+/// `R` rows from `first` on; tells how many that were.
+fn panel<const R: usize>(
+    codes: &[Codes],
+    scales: &[Scales],
+    x: &Rounded,
+    set: Set,
+    first: usize,
+    put: &mut impl FnMut(usize, &[f32; GROUP]),
+) -> usize {
+    let rows: [Row<'_>; R] = std::array::from_fn(|at| x.row(first + at));
+    let mut sums = [[0.0; GROUP]; R];
+    match set {
+        Set::Plain => rows
+            .iter()
+            .zip(&mut sums)
+            .for_each(|(row, sums)| plain(codes, scales, row.codes, row.scales, row.offsets, sums)),
+        #[cfg(target_arch = "x86_64")]
+        Set::Vnni => vnni::add(codes, scales, &rows, &mut sums),
+    }
+    sums.iter().enumerate().for_each(|(at, sums)| put(first + at, sums));
+    R
 }
 
 /// One row.

@@ -115,6 +115,37 @@ fn cached_attention_equals_attention_over_whole_sequences() {
     }
 }
 
+/// A cache of bf16 keeps keys and values to one part in 256; a prompt that enters whole and one that enters token by token agree.
+#[test]
+fn a_cache_of_half_the_bytes_is_as_good_as_its_numbers() {
+    for (heads, len) in [(Heads { count: 4, kv: 2, dim: 8 }, 9), (Heads { count: 2, kv: 2, dim: 128 }, 75)] {
+        let rope = Arc::new(Rope::new(10_000.0, heads.dim, len + 3));
+        let qkv = random(4, &[len, heads.fused()]);
+        let run = |dtype, parts: &[usize]| {
+            let cache = |a, b| Tensor::zeros((2, heads.kv, a, b), dtype, &Device::Cpu).unwrap();
+            let (keys, values) = (cache(heads.dim, len + 3), cache(len + 3, heads.dim));
+            let mut position = 0;
+            let rows: Vec<Tensor> = parts
+                .iter()
+                .map(|&len| {
+                    let spans = Arc::new(vec![SlotSpan { slot: 1, row: 0, len, position }]);
+                    let rows = qkv.narrow(0, position, len).unwrap();
+                    position += len;
+                    slot_attention(&rows, &keys, &values, heads, &spans, &rope).unwrap()
+                })
+                .collect();
+            Tensor::cat(&rows, 0).unwrap()
+        };
+        let off =
+            |a: &Tensor, b: &Tensor| (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let (whole, steps) = ([len - 1, 1], vec![1; len]);
+        let wanted = run(DType::F32, &whole);
+        let (prompt, alone) = (run(DType::BF16, &whole), run(DType::BF16, &steps));
+        assert!(off(&prompt, &wanted) < 0.02 && off(&prompt, &wanted) > 0.0);
+        assert!(off(&alone, &prompt) < 1e-5, "off by {}", off(&alone, &prompt));
+    }
+}
+
 #[test]
 fn spans_outside_the_cache_are_refused() {
     let (heads, rope) = (Heads { count: 1, kv: 1, dim: 4 }, Arc::new(Rope::new(10_000.0, 4, 64)));
