@@ -7,6 +7,7 @@
 pub mod api;
 pub mod bench;
 pub mod bench_ledger;
+pub mod bench_ops;
 pub mod bench_train;
 pub mod commands;
 pub mod config;

@@ -222,6 +222,10 @@ pub struct Bench {
     /// Measure how fast the model learns instead, and what memory a deep one takes to, whole and in segments of layers
     #[arg(long, conflicts_with = "ledger")]
     pub train: bool,
+    /// Measure the products and the attention of a decoder of Janus-Pro-1B's shape instead, on random numbers and without a model,
+    /// by what weights and cache are kept as; the best runs are reported
+    #[arg(long, conflicts_with_all = ["ledger", "train"])]
+    pub kernels: bool,
     /// One of the processes whose memory `--train` compares, with so many layers a segment
     #[arg(long, hide = true, value_name = "LAYERS", requires = "train")]
     pub footprint: Option<usize>,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of `src` with their floor. Those of one floor do not know each other, except on the top floor.
-const FLOORS: [(&str, u8); 30] = [
+const FLOORS: [(&str, u8); 31] = [
     ("domain", 0),
     ("hub", 1),
     ("model", 1),
@@ -22,6 +22,7 @@ const FLOORS: [(&str, u8); 30] = [
     ("watch", 4),
     ("bench", TOP),
     ("bench_ledger", TOP),
+    ("bench_ops", TOP),
     ("bench_train", TOP),
     ("commands", TOP),
     ("config", TOP),
@@ -51,6 +52,7 @@ const PRIVATE: [(&str, &[&str]); 9] = [
         &[
             "bench",
             "bench_ledger",
+            "bench_ops",
             "bench_train",
             "commands",
             "config",
@@ -73,6 +75,7 @@ const PRIVATE: [(&str, &[&str]); 9] = [
             "critic",
             "engine",
             "train",
+            "bench_ops",
             "bench_train",
             "commands",
             "demo",
