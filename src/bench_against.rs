@@ -4,14 +4,14 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::bench::median;
-use crate::bench_ops;
+use crate::bench_ops::Memory;
 use crate::model::Model;
 use crate::model::cache::Slots;
 use crate::model::network::{Chunk, Span};
@@ -157,11 +157,16 @@ fn rate(model: &Model, slots: &mut Slots, rows: usize, steps: usize) -> anyhow::
 /// # Errors
 /// When a step fails or that Python has no PyTorch.
 pub fn run(model: &Model, python: Option<&Path>, dtype: &str, rounds: usize) -> anyhow::Result<Report> {
+    // Within the pool, as the engine's thread is: begun from outside, every loop would wake it anew.
+    rayon::join(|| measure(model, python, dtype, rounds), || ()).0
+}
+
+fn measure(model: &Model, python: Option<&Path>, dtype: &str, rounds: usize) -> anyhow::Result<Report> {
     let mut torch = python.map(|python| Torch::start(python, model, dtype)).transpose()?;
     let most = ROWS.into_iter().max().unwrap_or(1);
     let mut slots = model.slots(most, context(model) + 1)?;
-    let bandwidth = bench_ops::bandwidth();
-    let mut decoding = Vec::new();
+    let (memory, mut bandwidth) = (Memory::default(), 0.0);
+    let mut measured = Vec::new();
     for rows in ROWS {
         let steps = (64 / rows).max(6);
         let (mut ours, mut theirs) = (vec![], vec![]);
@@ -170,7 +175,12 @@ pub fn run(model: &Model, python: Option<&Path>, dtype: &str, rounds: usize) -> 
             if let Some(torch) = &mut torch {
                 theirs.push(torch.rate(rows, steps)?);
             }
+            bandwidth = f64::max(bandwidth, memory.read(Duration::from_millis(100))?);
         }
+        measured.push((rows, ours, theirs));
+    }
+    let mut decoding = Vec::new();
+    for (rows, ours, theirs) in measured {
         let best = |rates: &[f64]| rates.iter().copied().fold(f64::NAN, f64::max);
         let ratio = median(ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs));
         let read = best(&ours) * model.size().step as f64 / 1e9;

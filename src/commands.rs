@@ -15,7 +15,8 @@ use crate::train::eval::{EvalOptions, SHOWN, evaluate, pictures};
 use crate::train::player::Player;
 use crate::train::pretrain::{PretrainOptions, pretrain as train};
 use crate::{
-    bench as speed, bench_against as decoding, bench_ledger as keeping, bench_train as learning, log, serve, train,
+    bench as speed, bench_against as decoding, bench_ledger as keeping, bench_ops as kernels, bench_train as learning,
+    log, serve, train,
 };
 
 fn device(name: DeviceName) -> anyhow::Result<Device> {
@@ -94,6 +95,10 @@ pub fn eval(options: &Eval) -> anyhow::Result<()> {
 pub fn bench(options: &Bench) -> anyhow::Result<()> {
     if let Some(layers) = options.footprint {
         return print(true, &learning::footprint(&serve::model(None)?.1, layers)?, "");
+    }
+    if options.kernels {
+        let report = kernels::run(options.rounds.into())?;
+        return print(options.json, &report, &report.table());
     }
     if options.train {
         let report = learning::run(&serve::model(options.model.as_deref())?.1, options.rounds.into())?;

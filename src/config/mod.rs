@@ -234,7 +234,7 @@ pub struct Bench {
     pub train: bool,
     /// Measure decoding alone instead: steps of 1 to 32 rows with 600 positions behind each, and what share of the memory's bandwidth they
     /// read weights with
-    #[arg(long, conflicts_with_all = ["ledger", "train"])]
+    #[arg(long, conflicts_with_all = ["ledger", "train", "kernels"])]
     pub decoding: bool,
     /// With `--decoding`, run the same shapes in turns in something else
     #[arg(long, requires = "decoding")]
@@ -242,6 +242,10 @@ pub struct Bench {
     /// Python that has it
     #[arg(long, value_name = "PATH", default_value = "python3", requires = "against")]
     pub python: PathBuf,
+    /// Measure the products and the attention of a decoder of Janus-Pro-1B's shape instead, on random numbers and without a model,
+    /// by what weights and cache are kept as; the best runs are reported
+    #[arg(long, conflicts_with_all = ["ledger", "train"])]
+    pub kernels: bool,
     /// One of the processes whose memory `--train` compares, with so many layers a segment
     #[arg(long, hide = true, value_name = "LAYERS", requires = "train")]
     pub footprint: Option<usize>,

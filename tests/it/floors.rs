@@ -77,6 +77,7 @@ const PRIVATE: [(&str, &[&str]); 9] = [
             "critic",
             "engine",
             "train",
+            "bench_ops",
             "bench_train",
             "commands",
             "demo",

@@ -14,7 +14,7 @@ use super::widen::Kept;
 use super::{Heads, Rope, SlotSpan};
 
 /// Numbers of a value that are summed together where rows of the cache are short of bytes: whole lines of the cache's memory.
-const WIDE: usize = 4 * LANES;
+const WIDE: usize = 8 * LANES;
 
 /// Writes keys of fused rows, rotated, into a cache `[slots, kv, dim, capacity]` (`value: false`), or values into one
 /// `[slots, kv, capacity, dim]`.
