@@ -43,22 +43,8 @@ pub(super) fn add_product(y: &mut [f32], x: &[f32], w: &[f32], inner: usize, out
 
 /// [`add_product`] of at most `N` rows.
 fn add_across<const N: usize>(y: &mut [f32], x: &[f32], w: &[f32], inner: usize, outer: usize, products: Products<N>) {
-    let mut across = vec![[0.0; N]; inner];
-    for (block, across) in across.chunks_mut(TASK).enumerate() {
-        for (row, x) in x.chunks_exact(inner).enumerate() {
-            across.iter_mut().zip(&x[block * TASK..]).for_each(|(lanes, &v)| lanes[row] = v);
-        }
-    }
-    // The sums of a task, turned back to rows: [N, outputs of the task].
-    let task = |w: &[f32]| {
-        let outs = w.len() / inner;
-        let (mut sums, mut rows) = (vec![[0.0; N]; outs], vec![0.0; N * outs]);
-        products(&across, w, &mut sums);
-        for (row, part) in rows.chunks_exact_mut(outs).enumerate() {
-            part.iter_mut().zip(&sums).for_each(|(v, lanes)| *v = lanes[row]);
-        }
-        rows
-    };
+    let across = turn::<N>(x, inner);
+    let task = |w: &[f32]| turn_back(&across, w, products);
     let parts: Vec<Vec<f32>> = if w.len() < SHARED {
         w.chunks(TASK * inner).map(task).collect()
     } else {
@@ -68,6 +54,63 @@ fn add_across<const N: usize>(y: &mut [f32], x: &[f32], w: &[f32], inner: usize,
         let outs = rows.len() / N;
         for (y, part) in y.chunks_exact_mut(outer).zip(rows.chunks_exact(outs)) {
             y[block * TASK..].iter_mut().zip(part).for_each(|(y, v)| *y += v);
+        }
+    }
+}
+
+/// At most `N` rows as the lanes of vectors, one for each input.
+fn turn<const N: usize>(x: &[f32], inner: usize) -> Vec<[f32; N]> {
+    let mut across = vec![[0.0; N]; inner];
+    for (block, across) in across.chunks_mut(TASK).enumerate() {
+        for (row, x) in x.chunks_exact(inner).enumerate() {
+            across.iter_mut().zip(&x[block * TASK..]).for_each(|(lanes, &v)| lanes[row] = v);
+        }
+    }
+    across
+}
+
+/// The products of some outputs, turned back to rows: `[N, outputs]`.
+fn turn_back<const N: usize>(across: &[[f32; N]], w: &[f32], products: Products<N>) -> Vec<f32> {
+    let outs = w.len() / across.len();
+    let (mut sums, mut rows) = (vec![[0.0; N]; outs], vec![0.0; N * outs]);
+    products(across, w, &mut sums);
+    for (row, part) in rows.chunks_exact_mut(outs).enumerate() {
+        part.iter_mut().zip(&sums).for_each(|(v, lanes)| *v = lanes[row]);
+    }
+    rows
+}
+
+/// Some rows as the lanes of vectors, for products with weights that come block by block.
+pub(super) enum Across {
+    Narrow(Vec<[f32; NARROW]>),
+    Middle(Vec<[f32; MIDDLE]>),
+    Wide(Vec<[f32; WIDE]>),
+}
+
+impl Across {
+    /// Of `x [rows, inner]`, so many rows at a time as are computed together.
+    pub fn of(x: &[f32], inner: usize) -> Vec<Self> {
+        let turned = |x: &[f32]| match x.len() / inner {
+            0..=NARROW => Self::Narrow(turn(x, inner)),
+            0..=MIDDLE => Self::Middle(turn(x, inner)),
+            _ => Self::Wide(turn(x, inner)),
+        };
+        if inner == 0 { Vec::new() } else { x.par_chunks(WIDE * inner).map(turned).collect() }
+    }
+
+    /// `part [rows, outs] = x W^T` with `w [outs, inner]`, whose rows are those that all of `across` are made of. Each sum is
+    /// taken in order.
+    pub fn products(across: &[Self], w: &[f32], part: &mut [f32]) {
+        let mut parts = part;
+        for across in across {
+            let (rows, outs) = match across {
+                Self::Narrow(x) => (turn_back(x, w, narrow), w.len() / x.len()),
+                Self::Middle(x) => (turn_back(x, w, middle), w.len() / x.len()),
+                Self::Wide(x) => (turn_back(x, w, wide), w.len() / x.len()),
+            };
+            let (to, rest) = parts.split_at_mut((WIDE * outs).min(parts.len()));
+            to.iter_mut().zip(rows).for_each(|(to, v)| *to = v);
+            parts = rest;
         }
     }
 }

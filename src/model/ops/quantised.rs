@@ -8,6 +8,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
 use half::f16;
 
 use super::blocks::by_outputs;
+use super::few;
 use super::kernel::slice;
 use super::quantised_dot as dot;
 
@@ -19,6 +20,9 @@ pub(super) const GROUP: usize = 16;
 pub(super) const QUAD: usize = 4;
 /// Groups of one task.
 const TASK: usize = 4;
+
+/// Rows from which on it is worth making numbers of the codes again where there are no instructions for bytes.
+const MANY_ROWS: usize = 128;
 
 /// How numbers are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +137,9 @@ impl Quantised {
 
     /// `x [rows, inputs]` times its transpose, plus `bias`.
     fn product(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, set: dot::Set) -> Result<Vec<f32>> {
+        if set == dot::Set::Plain && rows >= MANY_ROWS {
+            return self.widened(x, rows, bias);
+        }
         let x = dot::Rounded::of(x, rows, self.inputs);
         let blocks = self.inputs / BLOCK;
         let fill = |outputs: Range<usize>, part: &mut [f32]| {
@@ -146,6 +153,17 @@ impl Quantised {
                     part[to..to + lanes].copy_from_slice(&sums[..lanes]);
                 });
             }
+            Ok(())
+        };
+        by_outputs((rows, self.rows, self.inputs), TASK * GROUP, bias, fill)
+    }
+
+    /// The same by products of `f32`.
+    fn widened(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Result<Vec<f32>> {
+        let across = few::Across::of(x, self.inputs);
+        let fill = |outputs: Range<usize>, part: &mut [f32]| {
+            let numbers = outputs.map(|row| self.row(row)).collect::<Result<Vec<_>>>()?.concat();
+            few::Across::products(&across, &numbers, part);
             Ok(())
         };
         by_outputs((rows, self.rows, self.inputs), TASK * GROUP, bias, fill)
@@ -308,6 +326,11 @@ mod tests {
         let best = matrix.product(&x, rows, None, dot::Set::best()).unwrap();
         for (a, b) in plain.iter().zip(&best) {
             assert!((a - b).abs() < 1e-4, "{a} by plain loops, {b} by {:?}", dot::Set::best());
+        }
+        // Many rows by plain loops are not rounded, so they differ by that.
+        let many = matrix.product(&x.repeat(5), 5 * rows, None, dot::Set::Plain).unwrap();
+        for (a, b) in many.iter().zip(plain.iter().cycle()) {
+            assert!((a - b).abs() < 0.3, "{a} of numbers, {b} of bytes");
         }
         for row in 0..rows {
             let alone = matrix.product(&x[row * inputs..(row + 1) * inputs], 1, None, dot::Set::best()).unwrap();

@@ -1,5 +1,5 @@
 //! Products of quantised blocks with activations rounded to blocks of bytes: whole numbers within a block, `f32` between blocks.
-//! Sums are taken in the same order whatever the number of rows and the instruction set.
+//! Sums are taken in the same order whatever the number of rows.
 
 use multiversion::multiversion;
 use rayon::prelude::*;

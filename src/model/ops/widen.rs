@@ -102,7 +102,7 @@ fn halves(x: &[f16], to: &mut [f32]) {
     to.iter_mut().zip(x).for_each(|(to, x)| *to = x.wide());
 }
 
-/// `part [rows, outs] = x W^T` with `w [outs, inner]`, `x [rows, inner]`. Each sum is taken in one order, whatever the number of rows.
+/// `part [rows, outs] = x W^T` with `w [outs, inner]`, `x [rows, inner]`. For a few rows; each sum is taken in one order, however many.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 pub(super) fn brain_products(w: &[bf16], x: &[f32], inner: usize, part: &mut [f32]) {
     products(w, x, inner, part, target_cfg_f!(target_feature = "fma"));
