@@ -255,8 +255,9 @@ async fn story(options: Options) {
     let mut rounds = vec![];
     println!("before: {:.1} % of {} held-out prompts drawn right", before.percent, before.of);
     for round in 0..options.rounds {
+        let asking = Instant::now();
         let (up, all) = ask_and_rate(&server, &options, round).await;
-        let asked = begun.elapsed();
+        let asked = asking.elapsed();
         let ended = learn(&server, &options, round).await;
         let gain = &ended["report"]["verdict"]["gain"];
         let percent = |value: &Value| 100.0 * value.as_f64().unwrap_or(f64::NAN);
@@ -274,7 +275,7 @@ async fn story(options: Options) {
                 .map(|why| format!("; {why}"))
                 .collect::<String>(),
             asked.as_secs_f64(),
-            (begun.elapsed() - asked).as_secs_f64(),
+            (asking.elapsed() - asked).as_secs_f64(),
         );
         if let Some(error) = ended["report"]["error"].as_str() {
             println!("  {error}");

@@ -5,6 +5,9 @@ use candle_core::DType;
 use super::ops::Kind;
 use super::params::Role;
 
+/// What makes pixels of codes: a few matrices among convolutions, so that the same codes are always the same picture.
+const PAINTS: &str = "model.vqmodel.";
+
 /// What is kept as what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Precision {
@@ -33,8 +36,8 @@ impl Precision {
             (Role::Matrix, Some(kind), [_, inputs]) if is_read_each_step(name) && kind.divides(*inputs) => {
                 Form::Blocks(kind)
             }
-            (Role::Matrix | Role::Table, ..) => Form::Dense(self.matrices),
-            (Role::Other, ..) => Form::Dense(DType::F32),
+            (Role::Matrix | Role::Table, ..) if !name.starts_with(PAINTS) => Form::Dense(self.matrices),
+            _ => Form::Dense(DType::F32),
         }
     }
 
@@ -91,6 +94,7 @@ mod tests {
         assert_eq!(form(blocks, matrix, Role::Matrix, &[64, 65]), Form::Dense(DType::BF16), "no whole blocks");
         let vision = "model.vision_model.encoder.layers.0.mlp.fc1.weight";
         assert_eq!(form(blocks, vision, Role::Matrix, &[64, 64]), Form::Dense(DType::BF16));
+        assert_eq!(form(half, "model.vqmodel.post_quant_conv.weight", Role::Matrix, &[8, 8]), Form::Dense(DType::F32));
         assert_eq!(form(blocks, "model.language_model.norm.weight", Role::Other, &[64]), Form::Dense(DType::F32));
         assert_eq!([Precision::FULL, half, blocks].map(Precision::cache), [DType::F32, DType::BF16, DType::BF16]);
         assert_eq!([half, blocks].map(|p| p.to_string()), ["bf16", "q8_0 (all else bf16)"]);
