@@ -90,10 +90,15 @@ pub(super) enum Across {
 impl Across {
     /// Of `x [rows, inner]`, so many rows at a time as are computed together.
     pub fn of(x: &[f32], inner: usize) -> Vec<Self> {
-        let turned = |x: &[f32]| match x.len() / inner {
-            0..=NARROW => Self::Narrow(turn(x, inner)),
-            0..=MIDDLE => Self::Middle(turn(x, inner)),
-            _ => Self::Wide(turn(x, inner)),
+        let turned = |x: &[f32]| {
+            let rows = x.len() / inner;
+            if rows <= NARROW {
+                Self::Narrow(turn(x, inner))
+            } else if rows <= MIDDLE {
+                Self::Middle(turn(x, inner))
+            } else {
+                Self::Wide(turn(x, inner))
+            }
         };
         if inner == 0 { Vec::new() } else { x.par_chunks(WIDE * inner).map(turned).collect() }
     }
