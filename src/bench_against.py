@@ -62,7 +62,7 @@ with torch.inference_mode():
     for line in sys.stdin:
         rows, steps = map(int, line.split())
         cache = [
-            tuple(torch.zeros(rows, kv, context + 1, dim, dtype=dtype) for _ in range(2))
+            tuple(torch.full((rows, kv, context + 1, dim), 0.01, dtype=dtype) for _ in range(2))
             for _ in layers
         ]
         codes = torch.zeros(rows, dtype=torch.long)

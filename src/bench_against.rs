@@ -165,6 +165,10 @@ fn measure(model: &Model, python: Option<&Path>, dtype: &str, rounds: usize) -> 
     let mut torch = python.map(|python| Torch::start(python, model, dtype)).transpose()?;
     let most = ROWS.into_iter().max().unwrap_or(1);
     let mut slots = model.slots(most, context(model) + 1)?;
+    // Memory that nothing was written to is not read from memory.
+    let behind = vec![0; context(model)];
+    model.step(&[Span { slot: 0, start: 0, chunks: vec![Chunk::Codes(&behind)] }], &mut slots)?;
+    (1..most).try_for_each(|slot| slots.copy(0, slot, behind.len()))?;
     let (memory, mut bandwidth) = (Memory::default(), 0.0);
     let mut measured = Vec::new();
     for rows in ROWS {
