@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use self::cache::Cache;
-use self::client::{Client, Listing};
+use self::client::{Client, Entry, Listing};
 pub use self::name::{HubName, NameError};
 
 /// What a checkpoint cannot do without.
@@ -26,6 +26,9 @@ const SAFETENSORS: &str = "model.safetensors";
 const PICKLE: &str = "pytorch_model.bin";
 /// What the list of several files is called behind the name of one.
 const INDEX: &str = ".index.json";
+
+/// Most bytes of what is not weights.
+const LARGEST_READ: u64 = 64 << 20;
 
 /// Why a checkpoint does not come.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +148,12 @@ impl Hub {
             Some(entry) => client.fetch(&cache, &listing.commit, entry, watcher).await.map(Some),
             None => Ok(None),
         };
+        // They are read whole.
+        let read = |file: &&str| NEEDED.contains(file) || WANTED.contains(file) || file.ends_with(INDEX);
+        let large = |entry: &&Entry| read(&entry.path.as_str()) && entry.size > LARGEST_READ;
+        if let Some(Entry { path, size, .. }) = listing.files.values().find(large) {
+            return Err(HubError::List { name: name.to_string(), why: format!("{path} has {size} bytes") });
+        }
         for file in NEEDED {
             fetch(file).await?.ok_or_else(|| HubError::Missing { name: name.to_string(), file })?;
         }

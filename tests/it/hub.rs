@@ -422,6 +422,19 @@ async fn an_index_names_the_files_that_come() {
 }
 
 #[tokio::test]
+async fn settings_that_fill_the_memory_do_not_come() {
+    let mut files = files("mha");
+    files.insert("tokenizer_config.json".into(), vec![b' '; (64 << 20) + 1]);
+    let served = Served::new(files);
+    let error = served.fetch().await.unwrap_err();
+    assert!(
+        matches!(&error, HubError::List { why, .. } if why == "tokenizer_config.json has 67108865 bytes"),
+        "{error}"
+    );
+    assert_eq!(served.asked().len(), 1);
+}
+
+#[tokio::test]
 async fn two_at_once_fetch_it_once() {
     let served = Served::new(files("mha"));
     let (hub, name) = (served.hub(), NAME.parse::<HubName>().unwrap());
