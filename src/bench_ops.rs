@@ -138,10 +138,7 @@ impl Bench {
                 "f32" => one.copy()?.into(),
                 "bf16" => one.to_dtype(DType::BF16)?.into(),
                 "f16" => one.to_dtype(DType::F16)?.into(),
-                _ => {
-                    let (outputs, inputs) = one.dims2()?;
-                    Quantised::of(&one.flatten_all()?.to_vec1::<f32>()?, outputs, inputs, Kind::Q8_0)?.into()
-                }
+                _ => Quantised::of_tensor(one, Kind::Q8_0)?.into(),
             })
         };
         let first = make()?;

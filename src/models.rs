@@ -42,7 +42,8 @@ fn layout(name: LayoutName) -> Layout {
     }
 }
 
-fn dtype(name: DtypeName) -> DType {
+/// The type of that name.
+pub fn dtype(name: DtypeName) -> DType {
     match name {
         DtypeName::Bf16 => DType::BF16,
         DtypeName::F16 => DType::F16,

@@ -13,10 +13,10 @@ use actix_web::middleware::from_fn;
 use actix_web::rt::task::JoinHandle;
 use actix_web::{App, HttpServer, rt, web};
 use anyhow::{Context, bail};
-use candle_core::{DType, Device};
+use candle_core::Device;
 
 use crate::api::{self, Defaults, Options, Scale, Service};
-use crate::config::{DtypeName, KeptAs, Pickle, QuantizeName, Serve};
+use crate::config::{KeptAs, Pickle, QuantizeName, Serve};
 use crate::demo;
 use crate::domain::trial::Share;
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
@@ -28,7 +28,7 @@ use crate::model::Model;
 use crate::model::checkpoint::Reading;
 use crate::model::ops::Kind;
 use crate::model::precision::Precision;
-use crate::models::bytes;
+use crate::models::{bytes, dtype};
 use crate::store::Ledger;
 use crate::watch::Watch;
 
@@ -185,11 +185,7 @@ impl Running {
 /// How a model's files are to be read.
 #[must_use]
 pub fn reading(pickle: Pickle, kept: KeptAs) -> Reading {
-    let matrices = match kept.dtype {
-        DtypeName::F32 => DType::F32,
-        DtypeName::Bf16 => DType::BF16,
-        DtypeName::F16 => DType::F16,
-    };
+    let matrices = dtype(kept.dtype);
     let blocks = kept.quantize.map(|QuantizeName::Q8_0| Kind::Q8_0);
     Reading { precision: Precision { matrices, blocks }, pickle: pickle.allow_pickle }
 }

@@ -11,7 +11,7 @@ use super::names::{Home, Layout, Piece, kernel, pieces};
 use crate::domain::sample::Version;
 use crate::model::config::ModelConfig;
 use crate::model::network::Network;
-use crate::model::ops::{Kind, Quantised};
+use crate::model::ops::Quantised;
 use crate::model::params::{Asked, Blocks, Init, Params, Role, Tensors};
 use crate::model::precision::{Form, Precision};
 use crate::model::weights::{Content, Misfit, WeightsError, failed, kernel_in};
@@ -250,14 +250,10 @@ impl Hall<'_> {
                 let placed = whole.to_dtype(dtype).and_then(|whole| whole.to_device(self.device));
                 placed.map(|placed| drop(self.tensors.insert(name.to_owned(), placed)))
             }
-            Form::Blocks(kind) => blocks(whole, kind).map(|kept| drop(self.blocks.insert(name.to_owned(), kept))),
+            Form::Blocks(kind) => {
+                Quantised::of_tensor(whole, kind).map(|kept| drop(self.blocks.insert(name.to_owned(), Arc::new(kept))))
+            }
         };
         kept.map_err(failed(name))
     }
-}
-
-fn blocks(whole: &Tensor, kind: Kind) -> candle_core::Result<Arc<Quantised>> {
-    let (rows, inputs) = whole.dims2()?;
-    let values = whole.flatten_all()?.to_vec1::<f32>()?;
-    Ok(Arc::new(Quantised::of(&values, rows, inputs, kind)?))
 }

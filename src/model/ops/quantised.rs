@@ -4,12 +4,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, bail};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use half::f16;
 
 use super::blocks::by_outputs;
 use super::few;
-use super::kernel::slice;
+use super::kernel::{View, slice};
 use super::quantised_dot as dot;
 
 /// Inputs that share a scale.
@@ -82,6 +82,15 @@ impl Quantised {
         builder.finish()
     }
 
+    /// Of an `f32` tensor `[rows, inputs]` on the CPU.
+    ///
+    /// # Errors
+    /// When it is none, and as [`Quantised::of`].
+    pub fn of_tensor(matrix: &Tensor, kind: Kind) -> Result<Self> {
+        let (rows, inputs) = matrix.dims2()?;
+        Self::of(&View::of(matrix)?, rows, inputs, kind)
+    }
+
     /// A matrix that takes its rows one after another.
     ///
     /// # Errors
@@ -104,11 +113,6 @@ impl Quantised {
     #[must_use]
     pub fn inputs(&self) -> usize {
         self.inputs
-    }
-
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        self.kind
     }
 
     /// Bytes that codes and scales take.

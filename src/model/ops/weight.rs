@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 
 use super::quantised::Quantised;
 
@@ -17,23 +17,6 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// (outputs, inputs).
-    ///
-    /// # Errors
-    /// When a tensor is no matrix.
-    pub fn dims(&self) -> Result<(usize, usize)> {
-        match self {
-            Self::Dense(tensor) => tensor.dims2(),
-            Self::Quantised(matrix) => Ok((matrix.rows(), matrix.inputs())),
-        }
-    }
-
-    /// Whether it is a tensor.
-    #[must_use]
-    pub fn is_dense(&self) -> bool {
-        matches!(self, Self::Dense(_))
-    }
-
     /// Bytes that its numbers take.
     #[must_use]
     pub fn bytes(&self) -> usize {
