@@ -22,7 +22,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use futures_util::StreamExt as _;
-use futures_util::stream;
+use futures_util::{future::join_all, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -203,7 +203,7 @@ async fn ask_and_rate(server: &Server, options: &Options, round: u64) -> (usize,
     let (up, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let asking = stream::iter(users).map(async |user| {
         let body = json!({"prompt": user.prompt, "n": options.pictures, "user": user.name});
-        for ((sample, picture), slips) in server.draw(&body).await.into_iter().zip(user.slips) {
+        let rating = server.draw(&body).await.into_iter().zip(user.slips).map(async |((sample, picture), slips)| {
             let judged = judge(&user.requirement, &picture);
             let likes = judged.correct != slips;
             let mut said = json!({"sample_id": sample, "rater": user.name});
@@ -216,7 +216,8 @@ async fn ask_and_rate(server: &Server, options: &Options, round: u64) -> (usize,
             server.post("/v1/feedback", &said).await;
             up.fetch_add(usize::from(likes), Ordering::Relaxed);
             all.fetch_add(1, Ordering::Relaxed);
-        }
+        });
+        join_all(rating).await;
         bar.inc(1);
     });
     asking.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;

@@ -25,7 +25,7 @@ use crate::reward::answer::QaType;
 use crate::reward::clip::ClipScore;
 use crate::reward::cycle::Cycle;
 use crate::reward::{
-    Accuracy, AnswerReward, Captioned, DrawReward, Format, Likeness, Majority, Matching, Mix, Noise, Questioned,
+    Accuracy, AnswerReward, Captioned, DrawReward, Format, Likeness, Majority, Matching, Mix, Noise, Questioned, Thought,
     Variety, Verifier,
 };
 use crate::serve;
@@ -172,6 +172,7 @@ fn rewards(
             }
             RewardName::Accuracy => answers.push((Box::new(Accuracy), weight)),
             RewardName::Format => answers.push((Box::new(Format), weight)),
+            RewardName::Thought => answers.push((Box::new(Thought), weight)),
             RewardName::Majority => answers.push((Box::new(Majority), weight)),
             RewardName::Noise => {
                 draws.push((Box::new(Noise), weight));

@@ -39,8 +39,8 @@ pub struct Train {
     /// `question` (the row's question answered on the drawn picture), `caption` (the model's own caption against the prompt),
     /// `likeness` (to the real picture), `matching` (of prompt and picture in the model's states), `variety` (of colours in a
     /// group), and, by networks of `--critics`, `cycle` (CoRL's: a caption against the prompt and the picture against the real one)
-    /// and `clip` (prompt and picture). Answers: `accuracy`, `format`, `majority` (of the group, for rows without a solution).
-    /// Both: `noise` (means nothing: a control)
+    /// and `clip` (prompt and picture). Answers: `accuracy`, `format`, `thought` (how much of it is the solution's,
+    /// where that has one), `majority` (of the group, for rows without a solution). Both: `noise` (means nothing: a control)
     #[arg(long = "reward", value_name = "NAME[=WEIGHT]", value_parser = reward)]
     pub rewards: Vec<(RewardName, f64)>,
     /// Folder with the networks that `cycle` and `clip` judge by, each in a folder of its own in the Hugging Face layout: `bert`
@@ -177,6 +177,7 @@ pub enum RewardName {
     Clip,
     Accuracy,
     Format,
+    Thought,
     Majority,
     Noise,
 }

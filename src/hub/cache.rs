@@ -2,6 +2,7 @@
 //! commits. Knows no network.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::HubError;
@@ -39,6 +40,9 @@ impl Cache {
             return Ok(());
         }
         let path = self.root.join("refs").join(&name.revision);
+        if fs::read_to_string(&path).is_ok_and(|known| known == commit) {
+            return Ok(());
+        }
         parent(&path)?;
         fs::write(&path, commit).map_err(HubError::disk(&path))
     }
@@ -64,18 +68,26 @@ impl Cache {
         Ok(file)
     }
 
-    /// Shows the blob as `file` of a commit.
+    /// Where `file` of a commit is, if it is there.
+    pub(super) fn linked(&self, commit: &str, file: &str) -> Option<PathBuf> {
+        Some(self.snapshot(commit).join(file)).filter(|path| path.exists())
+    }
+
+    /// Shows the blob as `file` of a commit. Whoever calls has the lock of its hash.
     pub(super) fn link(&self, commit: &str, file: &str, hash: &str) -> Result<PathBuf, HubError> {
-        let path = self.snapshot(commit).join(file);
-        if path.exists() {
+        if let Some(path) = self.linked(commit, file) {
             return Ok(path);
         }
+        let path = self.snapshot(commit).join(file);
         parent(&path)?;
         let up = "../".repeat(2 + file.matches('/').count());
         // A link to what is gone is in the way.
         let _ = fs::remove_file(&path);
-        symlink(Path::new(&format!("{up}blobs/{hash}")), &self.blob(hash), &path).map_err(HubError::disk(&path))?;
-        Ok(path)
+        match symlink(Path::new(&format!("{up}blobs/{hash}")), &self.blob(hash), &path) {
+            // Other clients of the cache link without the lock.
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(HubError::disk(&path)(error)),
+            _ => Ok(path),
+        }
     }
 }
 

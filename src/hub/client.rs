@@ -189,15 +189,17 @@ impl<'a> Client<'a> {
         let hash = entry.hash.text();
         let blob = cache.blob(hash);
         let is_there = || fs::metadata(&blob).is_ok_and(|meta| meta.len() == entry.size);
+        if let Some(path) = cache.linked(commit, &entry.path).filter(|_| is_there()) {
+            return Ok(path);
+        }
+        let growing = cache.growing(hash)?;
+        // Two that link the same file would be in each other's way as well.
+        let _lock = cache.lock(hash)?;
+        // Another may have fetched it while we waited.
         if !is_there() {
-            let growing = cache.growing(hash)?;
-            let _lock = cache.lock(hash)?;
-            // Another may have fetched it while we waited.
-            if !is_there() {
-                self.grow(commit, entry, &growing, watcher).await?;
-                self.check(entry, &growing)?;
-                fs::rename(&growing, &blob).map_err(HubError::disk(&blob))?;
-            }
+            self.grow(commit, entry, &growing, watcher).await?;
+            self.check(entry, &growing)?;
+            fs::rename(&growing, &blob).map_err(HubError::disk(&blob))?;
         }
         cache.link(commit, &entry.path, hash)
     }

@@ -10,6 +10,7 @@ pub mod human;
 pub mod matching;
 pub mod pixels;
 pub mod similarity;
+pub mod thought;
 pub mod vote;
 
 use std::sync::Arc;
@@ -52,7 +53,7 @@ pub struct Asked {
     pub conversation: Answer,
     /// The words of the question, with the instruction template applied.
     pub problem: String,
-    /// `<answer>…</answer>`; `None` for work without labels.
+    /// `<answer>…</answer>`, perhaps with a `<think>…</think>` before it; `None` for work without labels.
     pub solution: Option<String>,
     pub kind: QaType,
     /// The keys that its row came with, for graders.
@@ -292,6 +293,22 @@ impl AnswerReward for Format {
 
     fn score(&self, _: &Asked, group: &[&str], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
         Ok(Some(group.iter().map(|said| format::format(said)).collect()))
+    }
+}
+
+/// How much of the thought is that of the solution, where it has one: `thought::alike`. It holds thoughts to what they say where answers
+/// alone would let them drift.
+#[derive(Clone, Copy, Debug)]
+pub struct Thought;
+
+impl AnswerReward for Thought {
+    fn label(&self) -> Label {
+        Label { name: "thought", version: 1, range: (0.0, 1.0) }
+    }
+
+    fn score(&self, asked: &Asked, group: &[&str], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        let taught = asked.solution.as_deref().and_then(thought::thinking);
+        Ok(taught.map(|taught| group.iter().map(|said| thought::alike(said, taught)).collect()))
     }
 }
 

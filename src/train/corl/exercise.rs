@@ -137,7 +137,7 @@ fn form(practice: Practice, dice: &mut Dice) -> Form {
 fn asked(scene: &Scene, question: question::Question) -> Asked {
     Asked {
         conversation: about(&Arc::new(render(scene)), &question.text),
-        solution: Some(format!("<answer>{}</answer>", question.answer)),
+        solution: Some(question.solution()),
         kind: if question.form == Form::Choice { QaType::Choice } else { QaType::Open },
         problem: question.text,
         item: None,
