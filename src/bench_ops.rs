@@ -138,7 +138,8 @@ impl Bench {
                 "f32" => one.copy()?.into(),
                 "bf16" => one.to_dtype(DType::BF16)?.into(),
                 "f16" => one.to_dtype(DType::F16)?.into(),
-                _ => Quantised::of_tensor(one, Kind::Q8_0)?.into(),
+                "q8_0" => Quantised::of_tensor(one, Kind::Q8_0)?.into(),
+                _ => Quantised::of_tensor(one, Kind::Q4K)?.into(),
             })
         };
         let first = make()?;
@@ -149,7 +150,7 @@ impl Bench {
     fn products(&mut self, what: &'static str, inputs: usize, outputs: usize) -> anyhow::Result<Vec<Row>> {
         self.fastest = self.fastest.max(self.memory.read(self.spent)?);
         let (one, mut rows_of) = (self.random(outputs, inputs)?, Vec::new());
-        for kept in ["f32", "bf16", "f16", "q8_0"] {
+        for kept in ["f32", "bf16", "f16", "q8_0", "q4k"] {
             let weights = self.weights(&one, kept)?;
             let bytes = weights.first().map_or(0, Weight::bytes);
             for rows in ROWS {

@@ -186,7 +186,10 @@ impl Running {
 #[must_use]
 pub fn reading(pickle: Pickle, kept: KeptAs) -> Reading {
     let matrices = dtype(kept.dtype);
-    let blocks = kept.quantize.map(|QuantizeName::Q8_0| Kind::Q8_0);
+    let blocks = kept.quantize.map(|name| match name {
+        QuantizeName::Q8_0 => Kind::Q8_0,
+        QuantizeName::Q4K => Kind::Q4K,
+    });
     Reading { precision: Precision { matrices, blocks }, pickle: pickle.allow_pickle }
 }
 

@@ -131,7 +131,8 @@ pub struct KeptAs {
     /// what a step of decoding takes. Whatever it is, what is computed from them is f32
     #[arg(long, env = "ULM_DTYPE", default_value = "f32")]
     pub dtype: DtypeName,
-    /// Keep the matrices that every step reads in blocks of small numbers instead: `q8_0` takes a quarter of f32
+    /// Keep the matrices that every step reads in blocks of small numbers instead: `q8_0` takes a quarter of f32, `q4k` a
+    /// seventh, and answers less exactly
     #[arg(long, env = "ULM_QUANTIZE", value_name = "KIND")]
     pub quantize: Option<QuantizeName>,
 }
@@ -141,6 +142,8 @@ pub struct KeptAs {
 pub enum QuantizeName {
     #[value(name = "q8_0")]
     Q8_0,
+    #[value(name = "q4k")]
+    Q4K,
 }
 
 /// Published networks.

@@ -32,11 +32,13 @@ impl Precision {
     /// What the tensor `name` is kept as.
     #[must_use]
     pub fn form(self, name: &str, role: Role, shape: &[usize]) -> Form {
-        match (role, self.blocks, shape) {
-            (Role::Matrix, Some(kind), [_, inputs]) if is_read_each_step(name) && kind.divides(*inputs) => {
-                Form::Blocks(kind)
-            }
-            (Role::Matrix | Role::Table, ..) if !name.starts_with(PAINTS) => Form::Dense(self.matrices),
+        let blocks = match (role, self.blocks, shape) {
+            (Role::Matrix, Some(kind), [_, inputs]) if is_read_each_step(name) => kind.that_divides(*inputs),
+            _ => None,
+        };
+        match (blocks, role) {
+            (Some(kind), _) => Form::Blocks(kind),
+            (None, Role::Matrix | Role::Table) if !name.starts_with(PAINTS) => Form::Dense(self.matrices),
             _ => Form::Dense(DType::F32),
         }
     }
@@ -92,6 +94,9 @@ mod tests {
         assert_eq!(form(half, matrix, Role::Matrix, &[64, 64]), Form::Dense(DType::BF16));
         assert_eq!(form(blocks, matrix, Role::Matrix, &[64, 64]), Form::Blocks(Kind::Q8_0));
         assert_eq!(form(blocks, matrix, Role::Matrix, &[64, 65]), Form::Dense(DType::BF16), "no whole blocks");
+        let nibbles = Precision { blocks: Some(Kind::Q4K), ..half };
+        assert_eq!(form(nibbles, matrix, Role::Matrix, &[64, 512]), Form::Blocks(Kind::Q4K));
+        assert_eq!(form(nibbles, matrix, Role::Matrix, &[64, 96]), Form::Blocks(Kind::Q8_0), "no whole blocks of 256");
         let vision = "model.vision_model.encoder.layers.0.mlp.fc1.weight";
         assert_eq!(form(blocks, vision, Role::Matrix, &[64, 64]), Form::Dense(DType::BF16));
         assert_eq!(form(half, "model.vqmodel.post_quant_conv.weight", Role::Matrix, &[8, 8]), Form::Dense(DType::F32));

@@ -17,6 +17,7 @@ use crate::paths::{self, values};
 const BF16: Precision = Precision { matrices: DType::BF16, blocks: None };
 const F16: Precision = Precision { matrices: DType::F16, blocks: None };
 const Q8_0: Precision = Precision { matrices: DType::BF16, blocks: Some(Kind::Q8_0) };
+const Q4K: Precision = Precision { matrices: DType::BF16, blocks: Some(Kind::Q4K) };
 
 fn load(variant: &str, precision: Precision) -> Model {
     Model::load_as(&golden::path(variant), Reading { precision, pickle: false }, &Device::Cpu).unwrap()
@@ -47,7 +48,7 @@ fn numbers_are_close_to_those_of_f32_and_the_version_is_the_same() {
     for (variant, bf16) in [("mha", 0.03), ("gqa", 0.15)] {
         let full = load(variant, Precision::FULL);
         let exact = logits(&full, variant);
-        for (precision, most) in [(F16, bf16), (BF16, bf16), (Q8_0, 3.0 * bf16)] {
+        for (precision, most) in [(F16, bf16), (BF16, bf16), (Q8_0, 3.0 * bf16), (Q4K, 3.0 * bf16)] {
             let kept = load(variant, precision);
             assert_eq!((kept.version(), kept.precision()), (full.version(), precision), "{variant}");
             let error = error(&logits(&kept, variant), &exact);
@@ -60,7 +61,7 @@ fn numbers_are_close_to_those_of_f32_and_the_version_is_the_same() {
 
 #[test]
 fn memory_is_told_before_it_is_taken() {
-    for precision in [Precision::FULL, BF16, F16, Q8_0] {
+    for precision in [Precision::FULL, BF16, F16, Q8_0, Q4K] {
         let kept = load("mha", precision);
         let files = ModelFiles::read(&golden::path("mha")).unwrap();
         let checkpoint = Checkpoint::open(&files, false).unwrap();
@@ -82,7 +83,7 @@ fn pictures_and_features_too() {
 
 #[tokio::test]
 async fn a_server_keeps_them_so() {
-    for options in [&["--dtype", "bf16"][..], &["--dtype", "bf16", "--quantize", "q8_0"]] {
+    for options in [&["--dtype", "bf16"][..], &["--dtype", "bf16", "--quantize", "q8_0"], &["--quantize", "q4k"]] {
         let app = TestApp::demo_with(options);
         let draw = json!({"prompt": "a red circle", "seed": 7});
         let one = app.post("/v1/images/generations", &draw).await;
@@ -103,7 +104,7 @@ fn what_does_not_go_together_is_refused() {
     };
     let data = tempfile::tempdir().unwrap();
     let serve = ["serve", "--listen", "127.0.0.1:0", "--data", data.path().to_str().unwrap(), "--learn"];
-    for kept in [["--dtype", "bf16"], ["--quantize", "q8_0"]] {
+    for kept in [["--dtype", "bf16"], ["--quantize", "q4k"]] {
         let said = ulm(&[&serve[..], &kept].concat());
         assert!(said.contains("`--learn` needs `--dtype f32`"), "{said}");
     }

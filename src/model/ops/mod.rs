@@ -10,6 +10,7 @@ mod few;
 mod half;
 mod kernel;
 mod linear;
+mod nibbles;
 mod norm;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor, bail};
 
-pub use quantised::{Builder, Kind, Quantised};
+pub use quantised::{Kind, Quantised};
 pub use weight::Weight;
 
 /// How one row of fused queries, keys and values is laid out: `count` query heads, then `kv` key heads, then `kv` value heads.

@@ -10,6 +10,7 @@ use half::f16;
 use super::blocks::by_outputs;
 use super::few;
 use super::kernel::{View, slice};
+use super::nibbles::{self, Super};
 use super::quantised_dot as dot;
 
 /// Inputs that share a scale.
@@ -29,27 +30,43 @@ const MANY_ROWS: usize = 128;
 pub enum Kind {
     /// ggml's `q8_0`: 32 numbers of a row as whole numbers in ±127, times one `f16`.
     Q8_0,
+    /// ggml's `q4_K`: 256 numbers of a row as whole numbers below 16, with a scale and a least number for every 32, of six bits, times one
+    /// `f16` each. 4.625 bits a number as they lie here, where scales have bytes.
+    Q4K,
 }
 
 impl Kind {
-    /// As ggml calls it.
+    /// As the option is called.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             Self::Q8_0 => "q8_0",
+            Self::Q4K => "q4k",
         }
     }
 
     /// Bytes of a matrix.
     #[must_use]
     pub fn bytes(self, rows: usize, inputs: usize) -> usize {
-        rows.div_ceil(GROUP) * (inputs / BLOCK) * (size_of::<Codes>() + size_of::<Scales>())
+        let block = match self {
+            Self::Q8_0 => size_of::<Codes>() + size_of::<Scales>(),
+            Self::Q4K => size_of::<Super>(),
+        };
+        rows.div_ceil(GROUP) * (inputs / self.block()) * block
     }
 
-    /// Whether rows of so many inputs fall into whole blocks.
+    /// Inputs of a block.
+    fn block(self) -> usize {
+        match self {
+            Self::Q8_0 => BLOCK,
+            Self::Q4K => nibbles::BLOCK,
+        }
+    }
+
+    /// This, or else a finer one, for rows of so many inputs, which must fall into whole blocks.
     #[must_use]
-    pub fn divides(self, inputs: usize) -> bool {
-        inputs > 0 && inputs.is_multiple_of(BLOCK)
+    pub fn that_divides(self, inputs: usize) -> Option<Self> {
+        [self, Self::Q8_0].into_iter().find(|kind| inputs > 0 && inputs.is_multiple_of(kind.block()))
     }
 }
 
@@ -66,20 +83,31 @@ pub(super) type Scales = [f16; GROUP];
 pub struct Quantised {
     rows: usize,
     inputs: usize,
-    kind: Kind,
-    codes: Vec<Codes>,
-    scales: Vec<Scales>,
+    kept: Kept,
+}
+
+/// Blocks of all inputs of a group of outputs, then those of the next.
+#[derive(Debug)]
+enum Kept {
+    Bytes { codes: Vec<Codes>, scales: Vec<Scales> },
+    Nibbles(Vec<Super>),
 }
 
 impl Quantised {
     /// Of row-major numbers.
     ///
     /// # Errors
-    /// When they are not `rows * inputs`, and as [`Quantised::builder`] and [`Builder::push`].
+    /// When they are not `rows * inputs`, inputs do not fall into whole blocks, or a number cannot be kept: it is not finite, or too large
+    /// for its scale.
     pub fn of(values: &[f32], rows: usize, inputs: usize, kind: Kind) -> Result<Self> {
-        let mut builder = Self::builder(rows, inputs, kind)?;
-        builder.push(values)?;
-        builder.finish()
+        if values.len() != rows * inputs || kind.that_divides(inputs) != Some(kind) {
+            bail!("{} numbers are no {rows} rows of {inputs} in blocks of {}", values.len(), kind.block());
+        }
+        let kept = match kind {
+            Kind::Q8_0 => bytes(values, rows, inputs)?,
+            Kind::Q4K => Kept::Nibbles(nibbles::of(values, rows, inputs)?),
+        };
+        Ok(Self { rows, inputs, kept })
     }
 
     /// Of an `f32` tensor `[rows, inputs]` on the CPU.
@@ -89,20 +117,6 @@ impl Quantised {
     pub fn of_tensor(matrix: &Tensor, kind: Kind) -> Result<Self> {
         let (rows, inputs) = matrix.dims2()?;
         Self::of(&View::of(matrix)?, rows, inputs, kind)
-    }
-
-    /// A matrix that takes its rows one after another.
-    ///
-    /// # Errors
-    /// When inputs do not fall into whole blocks.
-    pub fn builder(rows: usize, inputs: usize, kind: Kind) -> Result<Builder> {
-        if !kind.divides(inputs) {
-            bail!("{inputs} inputs do not fall into blocks of {BLOCK}");
-        }
-        let blocks = rows.div_ceil(GROUP) * (inputs / BLOCK);
-        let codes = vec![Codes([128; BLOCK * GROUP]); blocks];
-        let scales = vec![[f16::ZERO; GROUP]; blocks];
-        Ok(Builder { matrix: Self { rows, inputs, kind, codes, scales }, filled: 0 })
     }
 
     #[must_use]
@@ -115,10 +129,18 @@ impl Quantised {
         self.inputs
     }
 
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self.kept {
+            Kept::Bytes { .. } => Kind::Q8_0,
+            Kept::Nibbles(_) => Kind::Q4K,
+        }
+    }
+
     /// Bytes that codes and scales take.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.kind.bytes(self.rows, self.inputs)
+        self.kind().bytes(self.rows, self.inputs)
     }
 
     /// What a row is kept as, in `f32`.
@@ -129,14 +151,24 @@ impl Quantised {
         if row >= self.rows {
             bail!("row {row} of {}", self.rows);
         }
-        let blocks = self.inputs / BLOCK;
-        let (first, lane) = (row / GROUP * blocks, row % GROUP);
-        let kept = self.codes[first..first + blocks].iter().zip(&self.scales[first..first + blocks]);
-        let numbers = kept.flat_map(|(codes, scales)| {
-            let scale = scales[lane].to_f32();
-            (0..BLOCK).map(move |at| scale * (f32::from(codes.0[place(lane, at)]) - 128.0))
-        });
-        Ok(numbers.collect())
+        let (blocks, lane) = (self.group(row), row % GROUP);
+        Ok(match &self.kept {
+            Kept::Bytes { codes, scales } => {
+                let kept = codes[blocks.clone()].iter().zip(&scales[blocks]);
+                let numbers = kept.flat_map(|(codes, scales)| {
+                    let scale = scales[lane].to_f32();
+                    (0..BLOCK).map(move |at| scale * (f32::from(codes.0[place(lane, at)]) - 128.0))
+                });
+                numbers.collect()
+            }
+            Kept::Nibbles(all) => nibbles::row(&all[blocks], lane),
+        })
+    }
+
+    /// The blocks of the group that a row is in.
+    fn group(&self, row: usize) -> Range<usize> {
+        let blocks = self.inputs / self.kind().block();
+        row / GROUP * blocks..(row / GROUP + 1) * blocks
     }
 
     /// `x [rows, inputs]` times its transpose, plus `bias`.
@@ -145,17 +177,22 @@ impl Quantised {
             return self.widened(x, rows, bias);
         }
         let x = dot::Rounded::of(x, rows, self.inputs);
-        let blocks = self.inputs / BLOCK;
         let fill = |outputs: Range<usize>, part: &mut [f32]| {
             let width = outputs.len();
             for (at, first) in outputs.clone().step_by(GROUP).enumerate() {
-                let group = first / GROUP * blocks..(first / GROUP + 1) * blocks;
-                let (codes, scales) = (&self.codes[group.clone()], &self.scales[group]);
                 let lanes = GROUP.min(outputs.end - first);
-                dot::group(codes, scales, &x, set, |row, sums: &[f32; GROUP]| {
+                let mut put = |row: usize, sums: &[f32; GROUP]| {
                     let to = row * width + at * GROUP;
                     part[to..to + lanes].copy_from_slice(&sums[..lanes]);
-                });
+                };
+                let blocks = self.group(first);
+                match &self.kept {
+                    Kept::Bytes { codes, scales } => {
+                        let bytes = dot::Bytes { codes: &codes[blocks.clone()], scales: &scales[blocks] };
+                        dot::group(bytes, &x, set, &mut put);
+                    }
+                    Kept::Nibbles(all) => dot::group(nibbles::Nibbles(&all[blocks]), &x, set, &mut put),
+                }
             }
             Ok(())
         };
@@ -175,56 +212,34 @@ impl Quantised {
 }
 
 /// Where the code of an input of a block lies.
-fn place(lane: usize, at: usize) -> usize {
+pub(super) fn place(lane: usize, at: usize) -> usize {
     (at / QUAD * GROUP + lane) * QUAD + at % QUAD
 }
 
-/// A matrix being filled.
-pub struct Builder {
-    matrix: Quantised,
-    filled: usize,
-}
-
-impl Builder {
-    /// The next whole rows, row-major.
-    ///
-    /// # Errors
-    /// When they are no whole rows or too many, or a number cannot be kept: it is not finite, or too large for its scale.
-    pub fn push(&mut self, values: &[f32]) -> Result<()> {
-        let Quantised { rows, inputs, .. } = self.matrix;
-        if !values.len().is_multiple_of(inputs) || self.filled + values.len() / inputs > rows {
-            bail!("{} numbers are no rows of {inputs} behind the first {} of {rows}", values.len(), self.filled);
-        }
-        let blocks = inputs / BLOCK;
-        for row in values.chunks_exact(inputs) {
-            let (first, lane) = (self.filled / GROUP * blocks, self.filled % GROUP);
-            for (block, numbers) in row.chunks_exact(BLOCK).enumerate() {
-                let largest = numbers.iter().fold(0f32, |most, v| most.max(v.abs()));
-                let scale = f16::from_f32(largest / 127.0);
-                if !scale.is_finite() || numbers.iter().any(|v| v.is_nan()) {
-                    bail!("row {} holds what no block can keep", self.filled);
-                }
-                self.matrix.scales[first + block][lane] = scale;
-                let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
-                let codes = &mut self.matrix.codes[first + block].0;
-                for (at, v) in numbers.iter().enumerate() {
-                    // Whole and in 1..=255, so the cast is exact.
-                    codes[place(lane, at)] = ((v * inverse).round_ties_even().clamp(-127.0, 127.0) + 128.0) as u8;
-                }
+/// Row-major numbers as `q8_0`.
+fn bytes(values: &[f32], rows: usize, inputs: usize) -> Result<Kept> {
+    let blocks = inputs / BLOCK;
+    let all = rows.div_ceil(GROUP) * blocks;
+    let mut all_codes = vec![Codes([128; BLOCK * GROUP]); all];
+    let mut all_scales = vec![[f16::ZERO; GROUP]; all];
+    for (at, row) in values.chunks_exact(inputs).enumerate() {
+        let (first, lane) = (at / GROUP * blocks, at % GROUP);
+        for (block, numbers) in row.chunks_exact(BLOCK).enumerate() {
+            let largest = numbers.iter().fold(0f32, |most, v| most.max(v.abs()));
+            let scale = f16::from_f32(largest / 127.0);
+            if !scale.is_finite() || numbers.iter().any(|v| v.is_nan()) {
+                bail!("row {at} holds what no block can keep");
             }
-            self.filled += 1;
+            all_scales[first + block][lane] = scale;
+            let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
+            let codes = &mut all_codes[first + block].0;
+            for (at, v) in numbers.iter().enumerate() {
+                // Whole and in 1..=255, so the cast is exact.
+                codes[place(lane, at)] = ((v * inverse).round_ties_even().clamp(-127.0, 127.0) + 128.0) as u8;
+            }
         }
-        Ok(())
     }
-
-    /// # Errors
-    /// When rows are missing.
-    pub fn finish(self) -> Result<Quantised> {
-        if self.filled != self.matrix.rows {
-            bail!("{} of {} rows", self.filled, self.matrix.rows);
-        }
-        Ok(self.matrix)
-    }
+    Ok(Kept::Bytes { codes: all_codes, scales: all_scales })
 }
 
 /// `x [rows, in]` → `[rows, out]`, without the backward pass that candle then asks for in vain.
@@ -254,6 +269,7 @@ impl CustomOp1 for QuantisedLinear {
 mod tests {
     use super::super::{Weight, linear};
     use super::*;
+    use candle_core::quantized::{GgmlDType, QTensor};
     use candle_core::{Device, Tensor, Var};
     use rand::{RngExt, SeedableRng};
 
@@ -263,18 +279,12 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_kept_to_half_a_step_however_they_come() {
+    fn rows_are_kept_to_half_a_step() {
         let (rows, inputs) = (37, 96);
         let values = random(1, rows * inputs);
         let whole = Quantised::of(&values, rows, inputs, Kind::Q8_0).unwrap();
-        let mut builder = Quantised::builder(rows, inputs, Kind::Q8_0).unwrap();
-        for part in values.chunks(5 * inputs) {
-            builder.push(part).unwrap();
-        }
-        let parts = builder.finish().unwrap();
         for (row, numbers) in values.chunks_exact(inputs).enumerate() {
             let kept = whole.row(row).unwrap();
-            assert_eq!(kept, parts.row(row).unwrap());
             for (kept, numbers) in kept.chunks_exact(BLOCK).zip(numbers.chunks_exact(BLOCK)) {
                 let step = numbers.iter().fold(0f32, |most, v| most.max(v.abs())) / 127.0;
                 kept.iter().zip(numbers).for_each(|(a, b)| assert!((a - b).abs() <= 0.57 * step, "{a} for {b}"));
@@ -283,28 +293,46 @@ mod tests {
         assert_eq!(whole.bytes(), 48 * 96 + 48 * 3 * 2, "a byte a number and two a block, of 48 outputs");
     }
 
+    /// candle makes the blocks and reads them back; here they lie otherwise.
+    #[test]
+    fn rows_of_nibbles_are_those_of_candle() {
+        let (rows, inputs) = (21, 768);
+        let values = random(7, rows * inputs);
+        let kept = Quantised::of(&values, rows, inputs, Kind::Q4K).unwrap();
+        let tensor = Tensor::from_vec(values, (rows, inputs), &Device::Cpu).unwrap();
+        let theirs = QTensor::quantize(&tensor, GgmlDType::Q4K).unwrap().dequantize(&Device::Cpu).unwrap();
+        for (row, theirs) in theirs.to_vec2::<f32>().unwrap().into_iter().enumerate() {
+            assert_eq!(kept.row(row).unwrap(), theirs, "row {row}");
+        }
+        assert_eq!(kept.bytes() * 8, 32 * inputs * 37 / 8, "4.625 bits a number of 32 outputs");
+    }
+
     #[test]
     fn what_cannot_be_kept_is_refused() {
-        let refused = |result: Result<()>| result.unwrap_err().to_string();
-        assert!(Quantised::builder(3, 40, Kind::Q8_0).is_err());
-        let mut builder = Quantised::builder(2, 32, Kind::Q8_0).unwrap();
-        assert!(refused(builder.push(&[0.0; 33])).contains("33 numbers are no rows of 32"));
-        assert!(builder.push(&[0.0; 96]).is_err());
-        for bad in [f32::NAN, f32::INFINITY, 1e8] {
-            let mut row = [0.0; 32];
-            row[3] = bad;
-            assert!(refused(builder.push(&row)).contains("row 0"), "{bad}");
+        for (kind, inputs) in [(Kind::Q8_0, 32), (Kind::Q4K, 256)] {
+            let of = |values: &[f32]| Quantised::of(values, 2, inputs, kind).map(|_| ()).map_err(|e| e.to_string());
+            assert_eq!(of(&vec![0.0; 2 * inputs]), Ok(()));
+            assert!(of(&vec![0.0; 2 * inputs + 1]).unwrap_err().contains("are no 2 rows of"));
+            for bad in [f32::NAN, f32::INFINITY, 1e8] {
+                let mut values = vec![0.0; 2 * inputs];
+                values[inputs + 3] = bad;
+                assert!(of(&values).unwrap_err().contains("row 1"), "{bad} as {kind:?}");
+            }
+            assert!(Quantised::of(&[0.0; 80], 2, 40, kind).is_err());
         }
-        builder.push(&[0.0; 32]).unwrap();
-        assert_eq!(builder.finish().unwrap_err().to_string().lines().next(), Some("1 of 2 rows"));
+        let that = |inputs| Kind::Q4K.that_divides(inputs);
+        assert_eq!([512, 96, 40, 0].map(that), [Some(Kind::Q4K), Some(Kind::Q8_0), None, None]);
     }
 
     /// Against `f64` products of the numbers that are kept; what is left is the rounding of activations.
     #[test]
     fn products_are_those_of_what_is_kept() {
-        for (rows, inputs, outer) in [(1, 32, 1), (2, 96, 16), (7, 64, 17), (33, 2048, 70), (70, 160, 100)] {
+        let bytes = [(1, 32, 1), (2, 96, 16), (7, 64, 17), (33, 2048, 70), (70, 160, 100)];
+        let nibbles = [(1, 256, 1), (2, 512, 16), (7, 256, 17), (33, 2048, 70)];
+        let bytes = bytes.map(|sizes| (Kind::Q8_0, sizes));
+        for (kind, (rows, inputs, outer)) in bytes.into_iter().chain(nibbles.map(|sizes| (Kind::Q4K, sizes))) {
             let x = random(2, rows * inputs);
-            let matrix = Quantised::of(&random(3, outer * inputs), outer, inputs, Kind::Q8_0).unwrap();
+            let matrix = Quantised::of(&random(3, outer * inputs), outer, inputs, kind).unwrap();
             let bias = random(4, outer);
             let kept: Vec<Vec<f32>> = (0..outer).map(|row| matrix.row(row).unwrap()).collect();
             let x = Tensor::from_vec(x, (rows, inputs), &Device::Cpu).unwrap();
@@ -323,9 +351,15 @@ mod tests {
 
     #[test]
     fn every_path_has_the_same_numbers_for_a_row_alone_or_among_others() {
-        let (rows, inputs, outer) = (29, 320, 90);
+        for (kind, inputs) in [(Kind::Q8_0, 320), (Kind::Q4K, 512)] {
+            paths_agree(kind, inputs);
+        }
+    }
+
+    fn paths_agree(kind: Kind, inputs: usize) {
+        let (rows, outer) = (29, 90);
         let x = random(5, rows * inputs);
-        let matrix = Quantised::of(&random(6, outer * inputs), outer, inputs, Kind::Q8_0).unwrap();
+        let matrix = Quantised::of(&random(6, outer * inputs), outer, inputs, kind).unwrap();
         let plain = matrix.product(&x, rows, None, dot::Set::Plain).unwrap();
         let best = matrix.product(&x, rows, None, dot::Set::best()).unwrap();
         for (a, b) in plain.iter().zip(&best) {

@@ -38,6 +38,14 @@ pub struct Looks {
 /// Seeds of each prompt whose pictures are held against each other.
 const ALIKE: usize = 4;
 
+impl Suite {
+    /// One like it, of other tasks.
+    #[must_use]
+    pub fn another(self) -> Self {
+        Self { seed: self.seed.wrapping_add(1 << 32), ..self }
+    }
+}
+
 impl Looks {
     /// Draws and answers the suite. Call it outside an async runtime.
     ///
@@ -104,6 +112,17 @@ impl Looks {
         facts.insert("tokens of an answer", share(samples.iter().map(|sample| sample.tokens.len()).sum()));
         let answering = graded.iter().map(|graded| f64::from(u8::from(graded.correct))).collect();
         Ok(Self { drawing, answering, facts })
+    }
+
+    /// Both of the same version, at suites of one size.
+    #[must_use]
+    pub fn and(mut self, mut other: Self) -> Self {
+        self.drawing.append(&mut other.drawing);
+        self.answering.append(&mut other.answering);
+        for (name, fact) in &mut self.facts {
+            *fact = (*fact + other.facts.get(name).copied().unwrap_or(f64::NAN)) / 2.0;
+        }
+        self
     }
 }
 
@@ -178,6 +197,16 @@ mod tests {
         let of = |right: usize| (0..200).map(|at| f64::from(u8::from(at < right))).collect();
         let facts = MARGINS.iter().map(|(name, _)| (*name, 1.0)).collect();
         Looks { drawing: of(drawn), answering: of(answered), facts }
+    }
+
+    #[test]
+    fn two_looks_are_one_of_all_tasks() {
+        let mut other = looks(50, 100);
+        other.facts.insert("saturation", 3.0);
+        let both = looks(100, 150).and(other);
+        let right = |tasks: &[f64]| (tasks.iter().sum::<f64>(), tasks.len());
+        assert_eq!((right(&both.drawing), right(&both.answering)), ((150.0, 400), (250.0, 400)));
+        assert_eq!((both.facts["saturation"], both.facts["edge density"]), (2.0, 1.0));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::RoundError;
 use super::gate::{Verdict, decide};
 use super::holding::Holding;
 use super::judge::{Looks, compare};
-use super::own::{self, Own, OwnLooks};
+use super::own::{self, Own};
 use super::plan::Plan;
 use super::trying::by;
 use super::work::Rounds;
@@ -72,7 +72,7 @@ impl Rounds {
         Ok(())
     }
 
-    /// Both versions, the live one first, on the same tasks.
+    /// Both versions, the live one first, on the same tasks; on as many again where the candidate did better and it may be chance.
     fn verdict(
         &self,
         round: &Round,
@@ -81,18 +81,31 @@ impl Rounds {
         own: &Own,
         holding: &Holding,
     ) -> Result<Verdict, RoundError> {
-        let look = |model: &Arc<Model>| -> Result<(Looks, OwnLooks), RoundError> {
+        let player = |model: &Arc<Model>| -> Result<Player, RoundError> {
             holding.check()?;
-            let player = Player::beside(&self.engine, Arc::clone(model));
-            Ok((Looks::of(&player, plan.suite, self.served)?, own.looks(&player, self.served)?))
+            Ok(Player::beside(&self.engine, Arc::clone(model)))
         };
-        let [(was, own_was), (is, own_is)] = [look(both[0])?, look(both[1])?];
+        let look = |model, suite| Ok::<_, RoundError>(Looks::of(&player(model)?, suite, self.served)?);
+        let own_look = |model| Ok::<_, RoundError>(own.looks(&player(model)?, self.served)?);
+        let [mut was, mut is] = [look(both[0], plan.suite)?, look(both[1], plan.suite)?];
+        let own_guards = own::guards(&own_look(both[0])?, &own_look(both[1])?);
         let learned: Value =
             round.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let some = |name: &str| learned["learned_from"][name].as_u64().is_some_and(|n| n > 0);
-        let (measures, mut guards) = compare(&was, &is, some("pictures"), some("answers") || some("corrections"));
-        guards.extend(own::guards(&own_was, &own_is));
-        Ok(decide(&measures, &guards, plan.suite.seed))
+        let weigh = |was: &Looks, is: &Looks| {
+            let (measures, mut guards) = compare(was, is, some("pictures"), some("answers") || some("corrections"));
+            guards.extend(own_guards.iter().cloned());
+            decide(&measures, &guards, plan.suite.seed)
+        };
+        let verdict = weigh(&was, &is);
+        if !verdict.is_open() {
+            return Ok(verdict);
+        }
+        let message = "The candidate did better, which may be chance: both are judged by as many tasks again".to_owned();
+        self.tell(RoundEvent::say(round.id, (self.now_ms)(), Level::Info, message));
+        let more = plan.suite.another();
+        (was, is) = (was.and(look(both[0], more)?), is.and(look(both[1], more)?));
+        Ok(weigh(&was, &is))
     }
 
     /// Forgets weights that nobody will want: of a refused candidate, and of versions that were live long ago.
