@@ -25,8 +25,8 @@ use crate::reward::answer::QaType;
 use crate::reward::clip::ClipScore;
 use crate::reward::cycle::Cycle;
 use crate::reward::{
-    Accuracy, AnswerReward, Captioned, DrawReward, Format, Likeness, Majority, Matching, Mix, Noise, Questioned, Thought,
-    Variety, Verifier,
+    Accuracy, AnswerReward, Captioned, DrawReward, Format, Likeness, Majority, Matching, Mix, Noise, Questioned,
+    Thought, Variety, Verifier,
 };
 use crate::serve;
 use crate::train::corl::advantage::{Pairing, Scale};

@@ -30,30 +30,18 @@ pub(super) fn add_product(y: &mut [f32], x: &[f32], w: &[f32], inner: usize, out
         return;
     }
     for (y, x) in y.chunks_mut(WIDE * outer).zip(x.chunks(WIDE * inner)) {
-        let rows = x.len() / inner;
-        if rows <= NARROW {
-            add_across::<NARROW>(y, x, w, inner, outer, narrow);
-        } else if rows <= MIDDLE {
-            add_across::<MIDDLE>(y, x, w, inner, outer, middle);
+        let across = Across::some(x, inner);
+        let task = |w: &[f32]| across.turn_back(w);
+        let parts: Vec<Vec<f32>> = if w.len() < SHARED {
+            w.chunks(TASK * inner).map(task).collect()
         } else {
-            add_across::<WIDE>(y, x, w, inner, outer, wide);
-        }
-    }
-}
-
-/// [`add_product`] of at most `N` rows.
-fn add_across<const N: usize>(y: &mut [f32], x: &[f32], w: &[f32], inner: usize, outer: usize, products: Products<N>) {
-    let across = turn::<N>(x, inner);
-    let task = |w: &[f32]| turn_back(&across, w, products);
-    let parts: Vec<Vec<f32>> = if w.len() < SHARED {
-        w.chunks(TASK * inner).map(task).collect()
-    } else {
-        w.par_chunks(TASK * inner).map(task).collect()
-    };
-    for (block, rows) in parts.iter().enumerate() {
-        let outs = rows.len() / N;
-        for (y, part) in y.chunks_exact_mut(outer).zip(rows.chunks_exact(outs)) {
-            y[block * TASK..].iter_mut().zip(part).for_each(|(y, v)| *y += v);
+            w.par_chunks(TASK * inner).map(task).collect()
+        };
+        for (block, part) in parts.iter().enumerate() {
+            let outs = TASK.min(outer - block * TASK);
+            for (y, part) in y.chunks_exact_mut(outer).zip(part.chunks_exact(outs)) {
+                y[block * TASK..].iter_mut().zip(part).for_each(|(y, v)| *y += v);
+            }
         }
     }
 }
@@ -80,7 +68,7 @@ fn turn_back<const N: usize>(across: &[[f32; N]], w: &[f32], products: Products<
     rows
 }
 
-/// Some rows as the lanes of vectors, for products with weights that come block by block.
+/// Some rows as the lanes of vectors, as many as are computed together.
 pub(super) enum Across {
     Narrow(Vec<[f32; NARROW]>),
     Middle(Vec<[f32; MIDDLE]>),
@@ -88,19 +76,30 @@ pub(super) enum Across {
 }
 
 impl Across {
+    /// Of at most `WIDE` rows.
+    fn some(x: &[f32], inner: usize) -> Self {
+        let rows = x.len() / inner;
+        if rows <= NARROW {
+            Self::Narrow(turn(x, inner))
+        } else if rows <= MIDDLE {
+            Self::Middle(turn(x, inner))
+        } else {
+            Self::Wide(turn(x, inner))
+        }
+    }
+
     /// Of `x [rows, inner]`, so many rows at a time as are computed together.
     pub fn of(x: &[f32], inner: usize) -> Vec<Self> {
-        let turned = |x: &[f32]| {
-            let rows = x.len() / inner;
-            if rows <= NARROW {
-                Self::Narrow(turn(x, inner))
-            } else if rows <= MIDDLE {
-                Self::Middle(turn(x, inner))
-            } else {
-                Self::Wide(turn(x, inner))
-            }
-        };
-        if inner == 0 { Vec::new() } else { x.par_chunks(WIDE * inner).map(turned).collect() }
+        if inner == 0 { Vec::new() } else { x.par_chunks(WIDE * inner).map(|x| Self::some(x, inner)).collect() }
+    }
+
+    /// The products with `w [outs, inner]` of as many rows as there are lanes: `[lanes, outs]`.
+    fn turn_back(&self, w: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Narrow(x) => turn_back(x, w, narrow),
+            Self::Middle(x) => turn_back(x, w, middle),
+            Self::Wide(x) => turn_back(x, w, wide),
+        }
     }
 
     /// `part [rows, outs] = x W^T` with `w [outs, inner]`, whose rows are those that all of `across` are made of. Each sum is
@@ -108,12 +107,8 @@ impl Across {
     pub fn products(across: &[Self], w: &[f32], part: &mut [f32]) {
         let mut parts = part;
         for across in across {
-            let (rows, outs) = match across {
-                Self::Narrow(x) => (turn_back(x, w, narrow), w.len() / x.len()),
-                Self::Middle(x) => (turn_back(x, w, middle), w.len() / x.len()),
-                Self::Wide(x) => (turn_back(x, w, wide), w.len() / x.len()),
-            };
-            let (to, rest) = parts.split_at_mut((WIDE * outs).min(parts.len()));
+            let rows = across.turn_back(w);
+            let (to, rest) = parts.split_at_mut(rows.len().min(parts.len()));
             to.iter_mut().zip(rows).for_each(|(to, v)| *to = v);
             parts = rest;
         }

@@ -68,9 +68,9 @@ pub(super) trait Lanes: Copy {
     /// `sums += ` the product with one row, by plain loops.
     fn plain(self, x: Row<'_>, sums: &mut [f32; GROUP]);
 
-    /// The same with `R` rows, by AVX512-VNNI. Only where that is at hand.
+    /// The same with `R` rows, by AVX512-VNNI; false, and nothing done, where the processor has none.
     #[cfg(target_arch = "x86_64")]
-    fn vnni<const R: usize>(self, rows: &[Row<'_>; R], sums: &mut [[f32; GROUP]; R]);
+    fn vnni<const R: usize>(self, rows: &[Row<'_>; R], sums: &mut [[f32; GROUP]; R]) -> bool;
 }
 
 /// `q8_0`.
@@ -86,8 +86,8 @@ impl Lanes for Bytes<'_> {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn vnni<const R: usize>(self, rows: &[Row<'_>; R], sums: &mut [[f32; GROUP]; R]) {
-        vnni::bytes(self, rows, sums);
+    fn vnni<const R: usize>(self, rows: &[Row<'_>; R], sums: &mut [[f32; GROUP]; R]) -> bool {
+        vnni::bytes(self, rows, sums)
     }
 }
 
@@ -97,8 +97,8 @@ impl Lanes for Nibbles<'_> {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn vnni<const R: usize>(self, rows: &[Row<'_>; R], sums: &mut [[f32; GROUP]; R]) {
-        vnni::nibbles(self, rows, sums);
+    fn vnni<const R: usize>(self, rows: &[Row<'_>; R], sums: &mut [[f32; GROUP]; R]) -> bool {
+        vnni::nibbles(self, rows, sums)
     }
 }
 
@@ -172,10 +172,13 @@ fn panel<const R: usize>(
 ) -> usize {
     let rows: [Row<'_>; R] = std::array::from_fn(|at| x.row(first + at));
     let mut sums = [[0.0; GROUP]; R];
-    match set {
-        Set::Plain => rows.iter().zip(&mut sums).for_each(|(row, sums)| lanes.plain(*row, sums)),
+    let done = match set {
+        Set::Plain => false,
         #[cfg(target_arch = "x86_64")]
         Set::Vnni => lanes.vnni(&rows, &mut sums),
+    };
+    if !done {
+        rows.iter().zip(&mut sums).for_each(|(row, sums)| lanes.plain(*row, sums));
     }
     sums.iter().enumerate().for_each(|(at, sums)| put(first + at, sums));
     R

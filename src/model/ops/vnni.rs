@@ -17,23 +17,25 @@ pub(super) fn at_hand() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")
 }
 
-/// `sums[row] += ` the products of a group with `R` rows of as many blocks. Only where [`at_hand`].
-pub(super) fn bytes<const R: usize>(lanes: Bytes<'_>, rows: &[Row<'_>; R], sums: &mut [[f32; GROUP]; R]) {
+/// `sums[row] += ` the products of a group with `R` rows of as many blocks; false where not [`at_hand`], or rows have others.
+pub(super) fn bytes<const R: usize>(lanes: Bytes<'_>, rows: &[Row<'_>; R], sums: &mut [[f32; GROUP]; R]) -> bool {
     let Bytes { codes, scales } = lanes;
-    if !at_hand() || scales.len() != codes.len() || !rows.iter().all(|row| row.has(codes.len())) {
-        return;
+    let fit = at_hand() && scales.len() == codes.len() && rows.iter().all(|row| row.has(codes.len()));
+    if fit {
+        // SAFETY: the processor has the features, and all slices are of so many blocks.
+        unsafe { products_of_bytes(codes, scales, rows, sums) }
     }
-    // SAFETY: the processor has the features, and all slices are of so many blocks.
-    unsafe { products_of_bytes(codes, scales, rows, sums) }
+    fit
 }
 
 /// The same of half bytes.
-pub(super) fn nibbles<const R: usize>(lanes: Nibbles<'_>, rows: &[Row<'_>; R], sums: &mut [[f32; GROUP]; R]) {
-    if !at_hand() || !rows.iter().all(|row| row.has(lanes.0.len() * PARTS)) {
-        return;
+pub(super) fn nibbles<const R: usize>(lanes: Nibbles<'_>, rows: &[Row<'_>; R], sums: &mut [[f32; GROUP]; R]) -> bool {
+    let fit = at_hand() && rows.iter().all(|row| row.has(lanes.0.len() * PARTS));
+    if fit {
+        // SAFETY: as above.
+        unsafe { products_of_nibbles(lanes.0, rows, sums) }
     }
-    // SAFETY: as above.
-    unsafe { products_of_nibbles(lanes.0, rows, sums) }
+    fit
 }
 
 /// # Safety
@@ -71,11 +73,7 @@ unsafe fn products_of_bytes<const R: usize>(
 /// # Safety
 /// All slices must be of as many blocks as `blocks` have parts.
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn products_of_nibbles<const R: usize>(
-    blocks: &[Super],
-    rows: &[Row<'_>; R],
-    sums: &mut [[f32; GROUP]; R],
-) {
+unsafe fn products_of_nibbles<const R: usize>(blocks: &[Super], rows: &[Row<'_>; R], sums: &mut [[f32; GROUP]; R]) {
     let mut totals = [_mm512_setzero_ps(); R];
     let lower = _mm512_set1_epi8(15);
     for (first, block) in blocks.iter().enumerate() {
@@ -100,7 +98,8 @@ unsafe fn products_of_nibbles<const R: usize>(
                 // SAFETY: `at` is one of those that every row has.
                 let (x_scale, x_sum) = unsafe { (*row.scales.get_unchecked(at), *row.sums.get_unchecked(at)) };
                 let common = _mm512_fnmadd_ps(least, _mm512_set1_ps(x_scale * x_sum as f32), *total);
-                *total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), _mm512_mul_ps(scale, _mm512_set1_ps(x_scale)), common);
+                *total =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), _mm512_mul_ps(scale, _mm512_set1_ps(x_scale)), common);
             }
         }
     }

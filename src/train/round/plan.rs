@@ -63,7 +63,7 @@ impl Default for Plan {
             unlabelled: 0,
             anew: 8,
             steps: 100,
-            rate: 3e-4,
+            rate: 5e-4,
             oldest: 2,
             importance: 2.0,
             hold: 1.0,

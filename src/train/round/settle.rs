@@ -101,7 +101,8 @@ impl Rounds {
         if !verdict.is_open() {
             return Ok(verdict);
         }
-        let message = "The candidate did better, which may be chance: both are judged by as many tasks again".to_owned();
+        let message =
+            "The candidate did better, which may be chance: both are judged by as many tasks again".to_owned();
         self.tell(RoundEvent::say(round.id, (self.now_ms)(), Level::Info, message));
         let more = plan.suite.another();
         (was, is) = (was.and(look(both[0], more)?), is.and(look(both[1], more)?));
