@@ -251,7 +251,7 @@ fn strip(text: &str) -> &str {
 }
 
 /// What is before, between and after the first `open` and the first `close` behind it.
-fn between<'a>(text: &'a str, open: &str, close: &str) -> Option<(&'a str, &'a str, &'a str)> {
+pub(super) fn between<'a>(text: &'a str, open: &str, close: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let (before, rest) = text.split_once(open)?;
     let (body, after) = rest.split_once(close)?;
     Some((before, body, after))

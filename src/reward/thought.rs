@@ -1,11 +1,12 @@
 //! How much of what a completion thinks is what its solution thinks. Knows no answers, no groups and no weights.
 
+use super::answer::between;
 use super::similarity::space;
 
 /// What stands between the first think tags.
 #[must_use]
 pub fn thinking(text: &str) -> Option<&str> {
-    Some(text.split_once("<think>")?.1.split_once("</think>")?.0)
+    between(text, "<think>", "</think>").map(|(_, body, _)| body)
 }
 
 /// The share of clauses, which end with a comma, a semicolon, a full stop or a line, that are those of `taught` at the same place: 0 to 1,

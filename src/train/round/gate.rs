@@ -83,7 +83,8 @@ pub struct Verdict {
 const FEWEST: usize = 50;
 /// Draws of the tasks.
 const DRAWS: usize = 2000;
-/// What lies outside the interval, at each end. Who may look twice passes an equal candidate in 4.3 of 100 (Pocock 1977).
+/// What lies outside the interval, at each end. Who may look twice passes an equal candidate in 4.1 of 100
+/// (Armitage, McPherson and Rowe 1969).
 const TAIL: f64 = 0.025;
 
 impl Verdict {
