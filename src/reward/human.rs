@@ -23,14 +23,28 @@ pub struct Heard {
     pub weight: f64,
 }
 
+/// Votes that the judge had a clear opinion on, and how many of them agreed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub judged: usize,
+    pub agreed: usize,
+}
+
+impl std::ops::AddAssign for Standing {
+    fn add_assign(&mut self, other: Self) {
+        self.judged = self.judged.saturating_add(other.judged);
+        self.agreed = self.agreed.saturating_add(other.agreed);
+    }
+}
+
 /// How a rater did beside the judge.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rater {
     pub name: String,
     pub votes: usize,
-    /// Votes that the judge had a clear opinion on, and how many of them agreed.
-    pub judged: usize,
-    pub agreed: usize,
+    /// By these votes, and by earlier ones.
+    pub now: Standing,
+    pub before: Standing,
     /// What each of its votes weighs.
     pub weight: f64,
 }
@@ -51,15 +65,23 @@ impl Default for Listening {
 }
 
 /// What each sample is said to be worth, and how each rater did. `judge` is an opinion from elsewhere, 0 to 1, that did not see the
-/// votes of the rater in question; `None` where there is none.
+/// votes of the rater in question; `None` where there is none. `before` is how raters did with earlier votes, which are not
+/// forgotten.
 pub fn hear<S: Clone + Ord + Hash>(
     votes: &[Vote<S>],
     judge: impl Fn(&Vote<S>) -> Option<f64>,
+    before: &BTreeMap<String, Standing>,
     listening: Listening,
 ) -> (BTreeMap<S, Heard>, Vec<Rater>) {
     let mut raters: BTreeMap<&str, Rater> = BTreeMap::new();
     for vote in votes {
-        let fresh = || Rater { name: vote.rater.clone(), votes: 0, judged: 0, agreed: 0, weight: 1.0 };
+        let fresh = || Rater {
+            name: vote.rater.clone(),
+            votes: 0,
+            now: Standing::default(),
+            before: before.get(&vote.rater).copied().unwrap_or_default(),
+            weight: 1.0,
+        };
         let rater = raters.entry(&vote.rater).or_insert_with(fresh);
         rater.votes += 1;
         // What is neither good nor bad contradicts nobody.
@@ -67,12 +89,13 @@ pub fn hear<S: Clone + Ord + Hash>(
             && judged != 0.5
             && vote.value != 0.5
         {
-            rater.judged += 1;
-            rater.agreed += usize::from((judged > 0.5) == (vote.value > 0.5));
+            rater.now += Standing { judged: 1, agreed: usize::from((judged > 0.5) == (vote.value > 0.5)) };
         }
     }
     for rater in raters.values_mut() {
-        if chance(rater.judged, rater.agreed) < listening.doubt {
+        let mut all = rater.before;
+        all += rater.now;
+        if chance(all) < listening.doubt {
             rater.weight = 0.0;
         }
     }
@@ -117,9 +140,9 @@ fn cap(raters: &mut BTreeMap<&str, Rater>, share: f64) {
 }
 
 /// How likely it is to agree `agreed` times or fewer of `judged` by saying anything: the lower tail of a binomial with one half.
-fn chance(judged: usize, agreed: usize) -> f64 {
+fn chance(Standing { judged, agreed }: Standing) -> f64 {
     let (mut term, mut sum) = (-(judged as f64) * std::f64::consts::LN_2, 0.0);
-    for k in 0..=agreed {
+    for k in 0..=agreed.min(judged) {
         sum += f64::exp(term);
         term += ((judged - k) as f64 / (k + 1) as f64).ln();
     }
@@ -137,6 +160,7 @@ mod tests {
     /// Against the binomial's table: P(X <= 2 | 10, 1/2) = 56 / 1024.
     #[test]
     fn chance_is_the_binomials_tail() {
+        let chance = |judged, agreed| chance(Standing { judged, agreed });
         assert!((chance(10, 2) - 56.0 / 1024.0).abs() < 1e-12);
         assert!((chance(10, 10) - 1.0).abs() < 1e-9 && (chance(0, 0) - 1.0).abs() < 1e-12);
         assert!(chance(1000, 400) < 1e-9 && chance(1000, 500) > 0.4);
@@ -145,7 +169,7 @@ mod tests {
     #[test]
     fn votes_on_a_sample_make_a_mean() {
         let votes = [vote(1, "a", 1.0), vote(1, "b", 0.0), vote(2, "c", 1.0), vote(3, "d", 0.25), vote(3, "a", 0.75)];
-        let (heard, raters) = hear(&votes, |_| None, Listening { cap: 1.0, doubt: 0.01 });
+        let (heard, raters) = hear(&votes, |_| None, &BTreeMap::new(), Listening { cap: 1.0, doubt: 0.01 });
         assert_eq!(heard[&1], Heard { value: 0.5, weight: 2.0 });
         assert_eq!((heard[&2].value, heard[&3].value), (1.0, 0.5));
         assert_eq!(raters.iter().map(|rater| rater.votes).collect::<Vec<_>>(), [2, 1, 1, 1]);
@@ -162,14 +186,22 @@ mod tests {
             votes.push(vote(sample, "unsure", 0.5));
         }
         votes.push(vote(0, "new", 1.0));
-        let (heard, raters) =
-            hear(&votes, |vote| Some(f64::from(vote.sample % 2)), Listening { cap: 1.0, doubt: 0.01 });
+        let parity = |vote: &Vote<u32>| Some(f64::from(vote.sample % 2));
+        let (heard, raters) = hear(&votes, parity, &BTreeMap::new(), Listening { cap: 1.0, doubt: 0.01 });
         let weights: BTreeMap<&str, f64> = raters.iter().map(|rater| (rater.name.as_str(), rater.weight)).collect();
         assert_eq!(weights["malicious"], 0.0);
         assert!(["honest", "moody", "unsure", "new"].iter().all(|name| weights[name] == 1.0), "{raters:?}");
         assert!(heard[&3].value > 0.5 && heard[&3].weight == 3.0);
+        // Nobody is found out by six votes alone, but by those and earlier ones.
+        let few: Vec<_> = votes.iter().filter(|vote| vote.sample < 6).cloned().collect();
+        let before = BTreeMap::from([("malicious".to_owned(), Standing { judged: 20, agreed: 5 })]);
+        for (before, weight) in [(BTreeMap::new(), 1.0), (before, 0.0)] {
+            let (_, raters) = hear(&few, parity, &before, Listening { cap: 1.0, doubt: 0.01 });
+            let found = raters.iter().find(|rater| rater.name == "malicious").unwrap();
+            assert_eq!((found.weight, found.now), (weight, Standing { judged: 6, agreed: 0 }));
+        }
         // Where only they spoke there is nothing.
-        let (heard, _) = hear(&votes[1..2], |_| Some(0.0), Listening { cap: 1.0, doubt: 0.6 });
+        let (heard, _) = hear(&votes[1..2], |_| Some(0.0), &BTreeMap::new(), Listening { cap: 1.0, doubt: 0.6 });
         assert!(heard.is_empty());
     }
 
@@ -177,7 +209,7 @@ mod tests {
     fn one_raters_word_is_capped() {
         let many = |rater: &'static str, n: u32| (0..n).map(move |sample| vote(sample, rater, 1.0));
         let weights = |votes: &[Vote<u32>], cap: f64| -> Vec<f64> {
-            let (_, raters) = hear(votes, |_| None, Listening { cap, doubt: 0.01 });
+            let (_, raters) = hear(votes, |_| None, &BTreeMap::new(), Listening { cap, doubt: 0.01 });
             raters.iter().map(|rater| rater.weight * rater.votes as f64).collect()
         };
         // 25 % of what all come to: 10 + 10 + 10 and 10 of the loud one's 900.

@@ -97,10 +97,10 @@ fn drawn(player: &Player, draw: &Draw, thumbs: &[bool]) -> RatedCall {
 }
 
 fn heard(rated: &[RatedCall]) -> BTreeMap<SampleId, Heard> {
-    hear(&votes(rated), |_| None, Listening { cap: 1.0, ..Listening::default() }).0
+    hear(&votes(rated), |_| None, &BTreeMap::new(), Listening { cap: 1.0, ..Listening::default() }).0
 }
 
-const TAKING: Taking = Taking { cap: 2.0, hold: 0.0 };
+const TAKING: Taking = Taking { cap: 2.0, hold: 0.0, least: 0.0 };
 
 #[test]
 fn what_was_said_becomes_advantages() {
@@ -135,6 +135,11 @@ fn what_was_said_becomes_advantages() {
         all.lessons.iter().flat_map(|lesson| &lesson.tries).map(|one| one.advantage).collect()
     };
     assert_eq!(advantages(&held), advantages(&all).into_iter().map(|earned| earned + 0.5).collect::<Vec<_>>());
+
+    // What earns too little is left out.
+    let some = lessons(&rated, &heard(&rated), &model, Taking { least: 1.2, ..TAKING }, young, &mut picture).unwrap();
+    let kept = |earned: f64| if earned.abs() < 1.2 { 0.0 } else { earned };
+    assert_eq!(advantages(&some), advantages(&all).into_iter().map(kept).collect::<Vec<_>>());
 
     // Weights that are not young are not learned from; what other young ones drew weighs what it must.
     let none = lessons(&rated, &heard(&rated), &model, TAKING, |_| false, &mut picture).unwrap();

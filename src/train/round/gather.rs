@@ -80,6 +80,16 @@ pub struct Taking {
     /// without this all that keeps them among the pictures that people saw is that their steps are without noise: probability leaks to
     /// tokens that were never drawn, and no lesson calls it back (AsymRE, arXiv 2506.20520; measured in ARCHITECTURE.md's log).
     pub hold: f64,
+    /// The least that is learned from.
+    pub least: f64,
+}
+
+impl Taking {
+    /// What a sample earns in the end.
+    fn earned(&self, advantage: f64) -> f64 {
+        let earned = advantage + self.hold;
+        if earned.abs() < self.least { 0.0 } else { earned }
+    }
 }
 
 /// Lessons for `base` from what was judged. `age` says how many promotions ago a version was live; those older than it knows are left
@@ -148,7 +158,7 @@ pub fn lessons(
             if lesson.is_mute() {
                 continue;
             }
-            lesson.tries.iter_mut().for_each(|one| one.advantage += taking.hold);
+            lesson.tries.iter_mut().for_each(|one| one.advantage = taking.earned(one.advantage));
             if version != base.version() {
                 lesson.renew(base, taking.cap)?;
             }

@@ -29,6 +29,8 @@ pub struct Plan {
     pub importance: f32,
     /// What every logged sample earns beside what was said of it, so that the weights stay among what was seen.
     pub hold: f64,
+    /// What earns less than this, either way and with `hold`, is left out: it tells next to nothing and costs as much.
+    pub least: f64,
     /// Most that one rater's votes weigh, as a share of all.
     pub loudest: f64,
     /// What the candidate is judged by.
@@ -67,6 +69,7 @@ impl Default for Plan {
             oldest: 2,
             importance: 2.0,
             hold: 1.0,
+            least: 0.35,
             loudest: 0.25,
             suite: Suite { seed: 3, draws: 100, answers: 20 },
             multiplier: 1.0,

@@ -22,7 +22,7 @@ use crate::domain::sample::Version;
 use crate::domain::task::Draw;
 use crate::model::Model;
 use crate::picture::decode::{self, MAX_PIXELS};
-use crate::reward::human::{Listening, Rater, Vote, hear};
+use crate::reward::human::{Listening, Rater, Standing, Vote, hear};
 use crate::reward::{Accuracy, AnswerReward, DrawReward, Format, Likeness, Majority, Mix, Variety, Verifier, Wanted};
 use crate::store::RatedCall;
 use crate::train::TrainError;
@@ -118,8 +118,9 @@ impl Rounds {
         let tasting = Tasting::of(base, &rated, &votes, &mut picture)?;
         let judge = |vote: &Vote<SampleId>| tasting.foretold.get(&(vote.sample, vote.rater.as_str())).copied();
         let listening = Listening { cap: plan.loudest, ..Listening::default() };
-        let (heard, raters) = hear(&votes, judge, listening);
-        let taking = Taking { cap: plan.importance, hold: plan.hold };
+        let before = standings(&self.runtime.block_on(self.ledger.rounds(Some(round.id), REMEMBERED))?, round.since_ms);
+        let (heard, raters) = hear(&votes, judge, &before, listening);
+        let taking = Taking { cap: plan.importance, hold: plan.hold, least: plan.least };
         let lessons = lessons(&rated, &heard, base, taking, is_young, &mut picture)?;
         let known = tasting.taste(&votes, &raters);
         let taste = known.clone().filter(|_| tasting.is_reward());
@@ -213,8 +214,66 @@ const VARIETY: f64 = 0.03;
 /// Corrections that a step practises.
 const CORRECTED: usize = 4;
 
+/// Rounds back that it is remembered how raters did.
+const REMEMBERED: u32 = 20;
+
 fn rater(rater: &Rater) -> Value {
+    let Standing { judged, agreed } = rater.now;
+    let before = json!({ "judged": rater.before.judged, "agreed": rater.before.agreed });
     json!({
-        "rater": rater.name, "votes": rater.votes, "judged": rater.judged, "agreed": rater.agreed, "weight": rater.weight,
+        "rater": rater.name, "votes": rater.votes, "judged": judged, "agreed": agreed, "before": before, "weight": rater.weight,
     })
+}
+
+/// How raters did up to `until_ms`, as `rounds`, newest first, have reported; what two of them heard counts once.
+fn standings(rounds: &[Round], mut until_ms: i64) -> BTreeMap<String, Standing> {
+    let mut standings: BTreeMap<String, Standing> = BTreeMap::new();
+    for round in rounds {
+        let report = round.report.as_deref().and_then(|report| serde_json::from_str::<Value>(report).ok());
+        let Some(Value::Array(raters)) = report.as_ref().map(|report| &report["learned_from"]["raters"]) else {
+            continue;
+        };
+        if round.until_ms > until_ms {
+            continue;
+        }
+        until_ms = round.since_ms;
+        for rater in raters {
+            let number = |of: &str| usize::try_from(rater[of].as_u64()?).ok();
+            if let (Some(name), Some(judged), Some(agreed)) =
+                (rater["rater"].as_str(), number("judged"), number("agreed"))
+            {
+                *standings.entry(name.to_owned()).or_default() += Standing { judged, agreed };
+            }
+        }
+    }
+    standings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_raters_did_is_remembered_once() {
+        let round = |[since_ms, until_ms]: [i64; 2], raters: Value| {
+            let report = json!({ "learned_from": { "raters": raters } }).to_string();
+            Round { report: Some(report), ..Round::open("somebody".into(), "{}".into(), since_ms, until_ms) }
+        };
+        let said = |name: &str, judged: usize, agreed: usize| {
+            let now = Standing { judged, agreed };
+            rater(&Rater { name: name.into(), votes: judged, now, before: now, weight: 1.0 })
+        };
+        let rounds = [
+            round([20, 30], json!([said("a", 5, 1), said("b", 7, 7)])),
+            // Refused, so that the next heard it again.
+            round([0, 10], json!([said("a", 50, 50)])),
+            round([0, 20], json!([said("a", 60, 2), { "rater": "b", "judged": -1, "agreed": 0 }])),
+            Round::open("somebody".into(), "{}".into(), 0, 0),
+        ];
+        let newest_first = |at: &[usize]| at.iter().map(|&at| rounds[at].clone()).collect::<Vec<_>>();
+        let found = standings(&newest_first(&[0, 2, 1, 3]), 30);
+        assert_eq!(found["a"], Standing { judged: 65, agreed: 3 });
+        assert_eq!(found["b"], Standing { judged: 7, agreed: 7 });
+        assert_eq!(standings(&newest_first(&[0, 2, 1, 3]), 20)["a"], Standing { judged: 60, agreed: 2 });
+    }
 }
