@@ -19,7 +19,10 @@ mod work;
 
 pub use work::Rounds;
 
+use serde_json::{Map, Value};
+
 use super::TrainError;
+use crate::domain::round::Round;
 use crate::model::ModelError;
 use crate::store::LedgerError;
 
@@ -37,4 +40,9 @@ pub enum RoundError {
     Lost,
     #[error("{0}")]
     Failed(String),
+}
+
+/// What a round has reported so far; empty where that is nothing or no object.
+fn reported(round: &Round) -> Map<String, Value> {
+    round.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }

@@ -8,13 +8,13 @@ use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
 
-use super::RoundError;
 use super::features::{Tasted, Tasting};
 use super::gather::{Lessons, Taking, corrected, lessons, prompts, unlabelled, votes};
 use super::own::{MOST, Own};
 use super::plan::Plan;
 use super::taste::{Quality, Taste};
 use super::work::{Rounds, Study};
+use super::{RoundError, reported};
 use crate::domain::id::{BlobId, SampleId};
 use crate::domain::picture::Picture;
 use crate::domain::round::Round;
@@ -229,8 +229,8 @@ fn rater(rater: &Rater) -> Value {
 fn standings(rounds: &[Round], mut until_ms: i64) -> BTreeMap<String, Standing> {
     let mut standings: BTreeMap<String, Standing> = BTreeMap::new();
     for round in rounds {
-        let report = round.report.as_deref().and_then(|report| serde_json::from_str::<Value>(report).ok());
-        let Some(Value::Array(raters)) = report.as_ref().map(|report| &report["learned_from"]["raters"]) else {
+        let report = reported(round);
+        let Some(Value::Array(raters)) = report.get("learned_from").map(|from| &from["raters"]) else {
             continue;
         };
         if round.until_ms > until_ms {

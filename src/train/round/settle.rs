@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::RoundError;
 use super::gate::{Verdict, decide};
 use super::holding::Holding;
 use super::judge::{Looks, compare};
@@ -13,6 +12,7 @@ use super::own::{self, Own};
 use super::plan::Plan;
 use super::trying::by;
 use super::work::Rounds;
+use super::{RoundError, reported};
 use crate::domain::job::{Level, RoundEvent};
 use crate::domain::round::{Round, RoundState};
 use crate::domain::sample::Version;
@@ -49,8 +49,7 @@ impl Rounds {
         let base = self.loaded(&live.version)?;
         let verdict = self.verdict(round, plan, [&base, candidate], own, holding)?;
         let scores = serde_json::to_value(&verdict).unwrap_or(Value::Null);
-        let mut report: Map<String, Value> =
-            round.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let mut report = reported(round);
         report.insert("verdict".into(), scores.clone());
         let mut to = if verdict.promote { RoundState::Promoted } else { RoundState::Refused };
         self.runtime.block_on(self.ledger.score(candidate.version().clone(), scores.to_string()))?;
@@ -89,9 +88,9 @@ impl Rounds {
         let own_look = |model| Ok::<_, RoundError>(own.looks(&player(model)?, self.served)?);
         let [mut was, mut is] = [look(both[0], plan.suite)?, look(both[1], plan.suite)?];
         let own_guards = own::guards(&own_look(both[0])?, &own_look(both[1])?);
-        let learned: Value =
-            round.report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let some = |name: &str| learned["learned_from"][name].as_u64().is_some_and(|n| n > 0);
+        let report = reported(round);
+        let learned = report.get("learned_from");
+        let some = |name: &str| learned.and_then(|from| from[name].as_u64()).is_some_and(|n| n > 0);
         let weigh = |was: &Looks, is: &Looks| {
             let (measures, mut guards) = compare(was, is, some("pictures"), some("answers") || some("corrections"));
             guards.extend(own_guards.iter().cloned());
