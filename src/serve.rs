@@ -89,6 +89,8 @@ pub async fn run(options: &Serve) -> anyhow::Result<()> {
 pub async fn start(options: &Serve, checkpoint: Checkpoint) -> anyhow::Result<Running> {
     let limits = EngineOptions {
         rows: options.rows.into(),
+        // So that who comes finds rows free.
+        background_rows: usize::from(options.rows) * 3 / 4,
         queue: options.queue.into(),
         capacity: options.context as usize,
         ..EngineOptions::default()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::cache::Slots;
+use super::cache::Bank;
 use super::config::TextConfig;
 use super::layers::{Linear, RmsNorm};
 use super::ops::{self, Heads, Rope, Segment, SlotSpan};
@@ -24,8 +24,8 @@ struct Layer {
 pub enum Reach<'a> {
     /// Their own segment, whole sequences at once; differentiable.
     Segments(Arc<Vec<Segment>>),
-    /// Their slot of the cache, which they extend.
-    Slots(Arc<Vec<SlotSpan>>, &'a Slots),
+    /// Their slot of a bank of the cache, which they extend.
+    Slots(Arc<Vec<SlotSpan>>, &'a Bank),
 }
 
 /// Layers and final norm.
@@ -86,8 +86,8 @@ impl Decoder {
             let qkv = layer.qkv.forward(&layer.attention_norm.forward(&x)?)?;
             let seen = match reach {
                 Reach::Segments(segments) => ops::attention(&qkv, self.heads, segments, true, Some(&self.rope))?,
-                Reach::Slots(spans, slots) => {
-                    let Some((keys, values)) = slots.layer(i) else { bail!("the cache has no layer {i}") };
+                Reach::Slots(spans, bank) => {
+                    let Some((keys, values)) = bank.layer(i) else { bail!("the cache has no layer {i}") };
                     ops::slot_attention(&qkv, keys, values, self.heads, spans, &self.rope)?
                 }
             };

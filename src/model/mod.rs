@@ -79,6 +79,10 @@ impl ModelError {
     }
 }
 
+/// Most bytes that a step reads of weights for its rows to be computed side by side, each thread reading all of them: what lies in the
+/// processor's caches. Larger weights are read once for all rows, and shared between threads.
+const SIDE_BY_SIDE: u64 = 32 << 20;
+
 /// Number of the prompt templates; another when any of them changes.
 const TEMPLATES: u8 = 1;
 
@@ -397,7 +401,9 @@ impl Model {
     /// # Errors
     /// When the memory cannot be allocated.
     pub fn slots(&self, rows: usize, capacity: usize) -> Result<Slots, ModelError> {
-        Ok(Slots::new(&self.config.text, rows, capacity, self.precision.cache(), self.network.device())?)
+        let device = self.network.device();
+        let banks = if device.is_cpu() && self.size.step <= SIDE_BY_SIDE { rayon::current_num_threads() } else { 1 };
+        Ok(Slots::new(&self.config.text, rows, capacity, banks, self.precision.cache(), device)?)
     }
 
     /// Understanding features of preprocessed pictures, `[n * image tokens, hidden]`, picture after picture.

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
+use rayon::prelude::*;
 
-use super::cache::Slots;
+use super::cache::{Bank, Slots};
 use super::config::ModelConfig;
 use super::decoder::{Decoder, Reach};
 use super::layers::{Linear, Projector};
@@ -20,6 +21,7 @@ use super::vq::Vq;
 const PROJECTOR_DEPTH: usize = 2;
 
 /// A run of consecutive positions of one sequence.
+#[derive(Clone)]
 pub struct Span<'a> {
     /// Its slot; without meaning where no cache is used.
     pub slot: usize,
@@ -29,6 +31,7 @@ pub struct Span<'a> {
 }
 
 /// What stands at the positions of a span.
+#[derive(Clone)]
 pub enum Chunk<'a> {
     /// Text ids.
     Text(&'a [u32]),
@@ -216,8 +219,31 @@ impl Network {
         self.decoder.norm(x)
     }
 
-    /// Continues the sequences in `slots`: the hidden state of the last position of each span, `[spans, hidden]`.
+    /// Continues the sequences in `slots`: the hidden state of the last position of each span, `[spans, hidden]`. What lies in different
+    /// banks is computed side by side.
+    ///
+    /// # Errors
+    /// When a span is empty or does not fit its slot.
     pub fn step(&self, spans: &[Span<'_>], slots: &mut Slots) -> Result<Tensor> {
+        let banks = slots.banks();
+        let of_bank = |bank: usize| (0..spans.len()).filter(move |&at| spans[at].slot % banks.len() == bank);
+        let parts = banks.iter().enumerate().map(|(number, bank)| (bank, of_bank(number).collect::<Vec<_>>()));
+        let parts: Vec<_> = parts.filter(|(_, spans)| !spans.is_empty()).collect();
+        let compute = |(bank, part): &(&Bank, Vec<usize>)| {
+            let place = |&at: &usize| Span { slot: spans[at].slot / banks.len(), ..spans[at].clone() };
+            self.step_of(bank, &part.iter().map(place).collect::<Vec<_>>())
+        };
+        if let [part] = parts.as_slice() {
+            return compute(part);
+        }
+        let hidden = parts.par_iter().map(compute).collect::<Result<Vec<_>>>()?;
+        let mut order = vec![0; spans.len()];
+        parts.iter().flat_map(|(_, part)| part).enumerate().for_each(|(row, &at)| order[at] = row as u32);
+        Tensor::cat(&hidden, 0)?.index_select(&Tensor::new(order, self.device())?, 0)
+    }
+
+    /// [`Network::step`] of spans in one bank, whose slots they name.
+    fn step_of(&self, bank: &Bank, spans: &[Span<'_>]) -> Result<Tensor> {
         let placed = spans.iter().scan(0, |row, span| {
             let placed = SlotSpan { slot: span.slot, row: *row, len: span.len(), position: span.start };
             *row += placed.len;
@@ -227,7 +253,7 @@ impl Network {
         if placed.iter().any(|span| span.len == 0) {
             bail!("a span without positions");
         }
-        let hidden = self.decoder.forward(&self.embed(spans)?, &Reach::Slots(placed.clone(), slots))?;
+        let hidden = self.decoder.forward(&self.embed(spans)?, &Reach::Slots(placed.clone(), bank))?;
         if placed.iter().all(|span| span.len == 1) {
             return Ok(hidden);
         }

@@ -22,16 +22,8 @@ pub fn chunks<'a>(model: &Model, prompt: &'a AnswerPrompt) -> Vec<Chunk<'a>> {
     prompt.chunks(features.as_ref(), 0).unwrap()
 }
 
-fn copy<'a>(chunk: &Chunk<'a>) -> Chunk<'a> {
-    match chunk {
-        Chunk::Text(ids) => Chunk::Text(ids),
-        Chunk::Codes(ids) => Chunk::Codes(ids),
-        Chunk::Features(rows) => Chunk::Features(rows.clone()),
-    }
-}
-
 fn span<'a>(slot: usize, start: usize, chunks: &[Chunk<'a>]) -> Span<'a> {
-    Span { slot, start, chunks: chunks.iter().map(copy).collect() }
+    Span { slot, start, chunks: chunks.to_vec() }
 }
 
 fn length(chunks: &[Chunk<'_>]) -> usize {

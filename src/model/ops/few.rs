@@ -13,8 +13,10 @@ pub(super) const MOST_ROWS: usize = 64;
 const WIDE: usize = 32;
 const MIDDLE: usize = 16;
 const NARROW: usize = 8;
-/// Outputs computed together; their sums stay in registers.
+/// Outputs computed together; their sums stay in registers. More where a sum takes one register and there are many: a weight is read for
+/// each, and so is a vector for as many as there are sums.
 const OUTS: usize = 8;
+const MANY: usize = 16;
 /// Weights from which on the work is worth sharing between threads.
 const SHARED: usize = 1 << 16;
 /// Outputs of one task, and numbers turned from rows to lanes together: few enough for the first-level cache.
@@ -117,27 +119,32 @@ impl Across {
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn wide(x: &[[f32; WIDE]], w: &[f32], sums: &mut [[f32; WIDE]]) {
-    products(x, w, sums, target_cfg_f!(target_feature = "fma"));
+    products::<WIDE, OUTS>(x, w, sums, target_cfg_f!(target_feature = "fma"));
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn middle(x: &[[f32; MIDDLE]], w: &[f32], sums: &mut [[f32; MIDDLE]]) {
-    products(x, w, sums, target_cfg_f!(target_feature = "fma"));
+    let fused = target_cfg_f!(target_feature = "fma");
+    if target_cfg_f!(target_feature = "avx512f") {
+        products::<MIDDLE, MANY>(x, w, sums, fused);
+    } else {
+        products::<MIDDLE, OUTS>(x, w, sums, fused);
+    }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn narrow(x: &[[f32; NARROW]], w: &[f32], sums: &mut [[f32; NARROW]]) {
-    products(x, w, sums, target_cfg_f!(target_feature = "fma"));
+    products::<NARROW, OUTS>(x, w, sums, target_cfg_f!(target_feature = "fma"));
 }
 
 /// The products of each row of `w` with the vectors that lie across `x`; `fused` is known where this is compiled into.
 #[inline(always)]
-fn products<const N: usize>(x: &[[f32; N]], w: &[f32], sums: &mut [[f32; N]], fused: bool) {
+fn products<const N: usize, const M: usize>(x: &[[f32; N]], w: &[f32], sums: &mut [[f32; N]], fused: bool) {
     let inner = x.len();
-    let mut rest = sums.chunks_exact_mut(OUTS);
-    let mut weights = w.chunks_exact(OUTS * inner);
+    let mut rest = sums.chunks_exact_mut(M);
+    let mut weights = w.chunks_exact(M * inner);
     for (sums, w) in rest.by_ref().zip(weights.by_ref()) {
-        block::<N, OUTS>(x, w, sums, fused);
+        block::<N, M>(x, w, sums, fused);
     }
     for (sum, w) in rest.into_remainder().chunks_exact_mut(1).zip(weights.remainder().chunks_exact(inner)) {
         block::<N, 1>(x, w, sum, fused);
@@ -168,9 +175,17 @@ mod tests {
     /// Whole numbers, so that every order of summing is exact.
     #[test]
     fn products_are_right_at_every_size() {
-        for (rows, inner, outer) in
-            [(1, 1, 1), (2, 5, 9), (16, 33, 8), (17, 7, 70), (31, 1024, 600), (33, 65, 130), (3, 0, 4), (2, 3, 0)]
-        {
+        for (rows, inner, outer) in [
+            (1, 1, 1),
+            (2, 5, 9),
+            (16, 33, 8),
+            (12, 20, 40),
+            (17, 7, 70),
+            (31, 1024, 600),
+            (33, 65, 130),
+            (3, 0, 4),
+            (2, 3, 0),
+        ] {
             let x: Vec<f32> = (0..rows * inner).map(|i| (i % 7) as f32 - 3.0).collect();
             let w: Vec<f32> = (0..outer * inner).map(|i| (i % 5) as f32 - 2.0).collect();
             let mut y = vec![1.0; rows * outer];

@@ -269,7 +269,6 @@ impl CustomOp3 for SlotAttention {
         let x = slice(x, lx)?;
         let rows = x.len() / h.fused();
         check_spans(&self.spans, slots, capacity, rows)?;
-        self.rope.check(capacity)?;
         let y = match (keys, values, lk.contiguous_offsets(), lv.contiguous_offsets()) {
             (CpuStorage::F32(k), CpuStorage::F32(v), Some((a, b)), Some((c, d))) => {
                 self.attend(x, (&k[a..b], &v[c..d], capacity))?
