@@ -63,7 +63,7 @@ impl Slots {
         Ok(())
     }
 
-    /// How many banks there are. Slot `s` is number `s / banks` of bank `s % banks`.
+    /// In order: of `n` banks, slot `s` is number `s / n` in bank `s % n`.
     pub(super) fn banks(&self) -> &[Bank] {
         &self.banks
     }

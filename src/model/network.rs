@@ -226,6 +226,9 @@ impl Network {
     /// When a span is empty or does not fit its slot.
     pub fn step(&self, spans: &[Span<'_>], slots: &mut Slots) -> Result<Tensor> {
         let banks = slots.banks();
+        if let [bank] = banks {
+            return self.step_of(bank, spans);
+        }
         let of_bank = |bank: usize| (0..spans.len()).filter(move |&at| spans[at].slot % banks.len() == bank);
         let parts = banks.iter().enumerate().map(|(number, bank)| (bank, of_bank(number).collect::<Vec<_>>()));
         let parts: Vec<_> = parts.filter(|(_, spans)| !spans.is_empty()).collect();
@@ -233,9 +236,6 @@ impl Network {
             let place = |&at: &usize| Span { slot: spans[at].slot / banks.len(), ..spans[at].clone() };
             self.step_of(bank, &part.iter().map(place).collect::<Vec<_>>())
         };
-        if let [part] = parts.as_slice() {
-            return compute(part);
-        }
         let hidden = parts.par_iter().map(compute).collect::<Result<Vec<_>>>()?;
         let mut order = vec![0; spans.len()];
         parts.iter().flat_map(|(_, part)| part).enumerate().for_each(|(row, &at)| order[at] = row as u32);
