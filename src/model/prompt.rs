@@ -251,6 +251,21 @@ impl Prompter {
         Ok(AnswerPrompt { pieces, pictures, image_tokens: self.image_tokens })
     }
 
+    /// A reply as ids: ` {text}<end>`, to follow what [`Prompter::answer`] makes.
+    ///
+    /// # Errors
+    /// When it is too long.
+    pub fn reply(&self, text: &str) -> Result<Vec<u32>, PromptError> {
+        let limit = self.limit;
+        let fits = |tokens| if tokens > limit { Err(PromptError::TooLong { tokens, limit }) } else { Ok(()) };
+        // First a cheap look, so that no endless text is ever tokenised.
+        fits(text.len() / self.longest)?;
+        let mut ids = self.encode(&format!(" {}", text.trim()))?;
+        ids.push(self.names.eos);
+        fits(ids.len())?;
+        Ok(ids)
+    }
+
     /// The text of generated ids; special tokens, and ids that the tokenizer lacks, show nothing.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {

@@ -20,8 +20,9 @@ use ulm::store::{Kept, RatedCall, digest};
 use ulm::train::TrainError;
 use ulm::train::corl::rollout::roll;
 use ulm::train::player::Player;
-use ulm::train::round::features::Tasted;
+use ulm::train::round::describer::Describer;
 use ulm::train::round::gather::{Lessons, Taking, corrected, is_held_out, lessons, prompts, unlabelled, votes};
+use ulm::train::round::liking::Tasted;
 use ulm::train::round::own::{Own, guards};
 use ulm::train::round::taste::Taste;
 
@@ -222,7 +223,7 @@ fn votes_are_numbers_and_corrections_exercises() {
     let numbers: Vec<(SampleId, f64)> = votes(&rated).into_iter().map(|vote| (vote.sample, vote.value)).collect();
     assert_eq!(numbers, [(id, 0.0), (id, 0.25), (first, 1.0), (second, 0.0), (second, 0.0)]);
     assert!(corrected(&rated, true, &mut picture).unwrap().is_empty(), "nothing of it is held out");
-    assert_eq!((prompts(&rated, true).len(), prompts(&rated, false).len()), (0, 1));
+    assert_eq!((prompts(&rated, true).count(), prompts(&rated, false).count()), (0, 1));
     let exercises = corrected(&rated, false, &mut picture).unwrap();
     let ask = exercises[0].ask.as_ref().unwrap();
     assert_eq!((ask.problem.as_str(), ask.solution.as_deref()), ("What color is it?", Some("<answer>red</answer>")));
@@ -262,7 +263,8 @@ fn what_is_held_out_is_done_alike_by_both() {
         let solution = Some("<answer>red</answer>".to_owned());
         reward::Asked { conversation, problem, solution, kind: QaType::Open, item: None }
     };
-    let taste = Tasted { taste: Taste::learn(&[]), model: Arc::clone(&model) };
+    let describer = Arc::new(Describer::learn(&model, None, &[], 0, 1, |_, _| true).unwrap().unwrap());
+    let taste = Tasted { taste: Taste::learn(&[]), describer };
     let mut own =
         Own { prompts: (0..20).map(drawn).collect(), taste: Some(taste), corrected: (0..20).map(corrected).collect() };
     let looks = |own: &Own| own.looks(&player, model.defaults()).unwrap();

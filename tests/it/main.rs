@@ -16,6 +16,7 @@ mod chat;
 mod checkpoints;
 mod crash;
 mod demo;
+mod describer;
 mod engine;
 mod engine_model;
 mod feedback;

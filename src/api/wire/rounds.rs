@@ -36,13 +36,20 @@ pub struct Request {
     /// 0 by default.
     #[schema(minimum = 0, maximum = 64)]
     unlabelled: Option<i64>,
-    /// Where the taste of raters is known well enough: prompts of a step that are drawn anew and judged by it,
+    /// Times that a describer learns from pictures that were liked; 0 for no describer.
+    #[schema(minimum = 0, maximum = 50)]
+    describe: Option<i64>,
+    /// Where the describer knows well enough what people like: prompts of a step that are drawn anew and judged by it, in place of
+    /// pictures that were rated,
     #[schema(minimum = 0, maximum = 64)]
     anew: Option<i64>,
-    /// and the fewest steps.
+    /// how many such steps,
     #[schema(minimum = 0, maximum = 10000)]
     steps: Option<i64>,
-    /// Learning rate at its peak.
+    /// and their learning rate at its peak.
+    #[schema(minimum = 0, maximum = 0.01)]
+    anew_rate: Option<f64>,
+    /// Learning rate at its peak, of what was rated.
     #[schema(minimum = 0, maximum = 0.01)]
     rate: Option<f64>,
     /// What every logged sample earns beside what was said of it, so that the weights stay among what people saw.
@@ -93,9 +100,11 @@ impl Request {
         whole("lessons", self.lessons, 1, 256)?;
         whole("benchmark", self.benchmark, 0, 64)?;
         whole("unlabelled", self.unlabelled, 0, 64)?;
+        whole("describe", self.describe, 0, 50)?;
         whole("anew", self.anew, 0, 64)?;
         whole("steps", self.steps, 0, 10_000)?;
-        for (name, value, most) in [("rate", self.rate, 0.01), ("hold", self.hold, 10.0)] {
+        let numbers = [("anew_rate", self.anew_rate, 0.01), ("rate", self.rate, 0.01), ("hold", self.hold, 10.0)];
+        for (name, value, most) in numbers {
             let Some(value) = value else { continue };
             if !(0.0..=most).contains(&value) {
                 return Err(ApiError::invalid(name, format!("`{name}` must be from 0 to {most}, not {value}.")));

@@ -1,30 +1,25 @@
-//! What a model makes of a drawn picture with its prompt, as numbers for a model of taste; what that one foretells of votes, and as a
-//! reward what it thinks of pictures that nobody has judged.
+//! What a model makes of a drawn picture with its prompt, as numbers for a model of taste, and what that one foretells of votes: whether
+//! raters say what others would. It knows easy prompts from hard ones more than pictures of one prompt, so it is no reward.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::taste::{Judged, Quality, Taste, foretell};
+use super::taste::{Judged, Quality, foretell};
 use crate::domain::id::{BlobId, SampleId};
 use crate::domain::picture::Picture;
 use crate::domain::record::Asked;
 use crate::domain::sample::{Output, Sample};
 use crate::model::Model;
 use crate::model::network::Span;
-use crate::reward::human::{Rater, Vote};
-use crate::reward::{DrawReward, Label, Oracle, RewardError, Wanted};
+use crate::reward::human::Vote;
 use crate::store::RatedCall;
 use crate::train::TrainError;
 use crate::train::pretrain::asked;
 
 /// Pictures of one pass.
 const AT_ONCE: usize = 16;
-/// The AUC from which a model of taste is believed about raters, and from which as a reward, which is harder: what earns it is sought out. At
-/// 0.64 a policy learned to please it and to draw worse (see the log in ARCHITECTURE.md).
+/// The AUC from which a model of taste is believed about raters.
 const GOOD: f64 = 0.6;
-const VERY_GOOD: f64 = 0.7;
-/// Numbers of a row that only what was logged has: how likely the picture was when it was drawn.
-const LOGGED: usize = 3;
 
 /// The state of the model behind each picture and its prompt: a row of numbers for each, all of one length.
 fn features(model: &Model, seen: &[(Arc<Picture>, &str)]) -> Result<Vec<Vec<f32>>, TrainError> {
@@ -53,7 +48,7 @@ fn features(model: &Model, seen: &[(Arc<Picture>, &str)]) -> Result<Vec<Vec<f32>
 }
 
 /// How likely a picture was when it was drawn.
-fn logged(sample: &Sample<BlobId>) -> [f32; LOGGED] {
+fn logged(sample: &Sample<BlobId>) -> [f32; 3] {
     let mean = |of: &[f32]| of.iter().sum::<f32>() / of.len().max(1) as f32;
     let least = sample.conditional_log_probs.iter().copied().fold(0.0, f32::min);
     [mean(&sample.log_probs), mean(&sample.conditional_log_probs), least]
@@ -61,11 +56,8 @@ fn logged(sample: &Sample<BlobId>) -> [f32; LOGGED] {
 
 /// Votes on pictures and what is foretold of them.
 pub struct Tasting<'a> {
-    /// Of each picture that was voted on; without what was logged, and with it at the end.
-    rows: BTreeMap<SampleId, Vec<f32>>,
-    /// Of a taste that knows what was logged, and of one that sees pictures alone. `None` where there are too few raters to tell.
+    /// None where there are too few raters to tell.
     pub quality: Option<Quality>,
-    pub of_pictures: Option<Quality>,
     /// By sample and rater, whether the rater should like it, by the votes of other raters; where taste is good enough, and for the third of
     /// pictures that it likes best and the third that it likes least.
     pub foretold: BTreeMap<(SampleId, &'a str), f64>,
@@ -93,13 +85,11 @@ impl<'a> Tasting<'a> {
                 }
             }
         }
-        let whole =
-            |((id, logged), row): ((SampleId, [f32; LOGGED]), Vec<f32>)| (id, [row.as_slice(), &logged].concat());
+        let whole = |((id, logged), row): ((SampleId, [f32; 3]), Vec<f32>)| (id, [row.as_slice(), &logged].concat());
         let rows: BTreeMap<SampleId, Vec<f32>> = samples.into_iter().zip(features(base, &seen)?).map(whole).collect();
-        let of_pictures = foretell(&judged(&rows, LOGGED, votes, |_| true).1).map(|(_, quality)| quality);
-        let (voted, judged) = judged(&rows, 0, votes, |_| true);
+        let (voted, judged) = judged(&rows, votes, |_| true);
         let Some((leans, quality)) = foretell(&judged) else {
-            return Ok(Self { rows, quality: None, of_pictures, foretold: BTreeMap::new() });
+            return Ok(Self { quality: None, foretold: BTreeMap::new() });
         };
         let mut sorted = leans.clone();
         sorted.sort_by(f64::total_cmp);
@@ -109,66 +99,20 @@ impl<'a> Tasting<'a> {
             Some(((vote.sample, vote.rater.as_str()), likes))
         });
         let foretold = if quality.auc >= GOOD { clear.collect() } else { BTreeMap::new() };
-        Ok(Self { rows, quality: Some(quality), of_pictures, foretold })
-    }
-
-    /// Whether the taste of pictures alone is good enough to be a reward.
-    #[must_use]
-    pub fn is_reward(&self) -> bool {
-        self.of_pictures.is_some_and(|quality| quality.auc >= VERY_GOOD)
-    }
-
-    /// The taste of all raters who are heard, of pictures alone, where it is good enough to be believed.
-    #[must_use]
-    pub fn taste(&self, votes: &[Vote<SampleId>], raters: &[Rater]) -> Option<Taste> {
-        let silent: BTreeSet<&str> =
-            raters.iter().filter(|rater| rater.weight == 0.0).map(|rater| rater.name.as_str()).collect();
-        let good = self.of_pictures.is_some_and(|quality| quality.auc >= GOOD);
-        good.then(|| Taste::learn(&judged(&self.rows, LOGGED, votes, |rater| !silent.contains(rater)).1))
+        Ok(Self { quality: Some(quality), foretold })
     }
 }
 
-/// Votes for or against pictures, by raters who are `heard`, without the last `less` numbers of each row.
-fn judged<'r, 'v: 'r>(
+/// Votes for or against pictures that have a row of numbers, by raters who are `heard`.
+pub(super) fn judged<'r, 'v: 'r>(
     rows: &'r BTreeMap<SampleId, Vec<f32>>,
-    less: usize,
     votes: &'v [Vote<SampleId>],
     heard: impl Fn(&str) -> bool,
 ) -> (Vec<&'v Vote<SampleId>>, Vec<Judged<'r>>) {
     let sound = votes.iter().filter(|vote| vote.value != 0.5 && heard(&vote.rater));
     let judged = sound.filter_map(|vote| {
-        let row = rows.get(&vote.sample)?;
-        let features = row.get(..row.len().saturating_sub(less))?;
+        let features = rows.get(&vote.sample)?;
         Some((vote, Judged { features, rater: &vote.rater, good: vote.value > 0.5 }))
     });
     judged.unzip()
-}
-
-/// What raters would think of a picture, by the model of their taste.
-#[derive(Clone)]
-pub struct Tasted {
-    pub taste: Taste,
-    /// Whose features it is of.
-    pub model: Arc<Model>,
-}
-
-impl Tasted {
-    /// What they would think of pictures of a prompt, 0 to 1.
-    ///
-    /// # Errors
-    /// When the model fails.
-    pub fn of(&self, prompt: &str, pictures: &[&Picture]) -> Result<Vec<f64>, TrainError> {
-        let seen: Vec<_> = pictures.iter().map(|&picture| (Arc::new(picture.clone()), prompt)).collect();
-        Ok(features(&self.model, &seen)?.iter().map(|row| self.taste.of(row)).collect())
-    }
-}
-
-impl DrawReward for Tasted {
-    fn label(&self) -> Label {
-        Label { name: "taste", version: 1, range: (0.0, 1.0) }
-    }
-
-    fn score(&self, wanted: &Wanted, group: &[&Picture], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
-        Ok(Some(self.of(&wanted.prompt, group).map_err(|e| RewardError::Oracle(e.to_string()))?))
-    }
 }

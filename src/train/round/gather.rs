@@ -1,7 +1,7 @@
 //! What people judged as lessons: their samples with advantages by what was said of them, and exercises from what they corrected.
 //! Knows the shapes of the ledger, not the ledger.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -223,11 +223,10 @@ pub fn corrected(
     Ok(exercises)
 }
 
-/// What was asked to be drawn and was judged, each prompt once; of requests that are held out, or of all others.
-#[must_use]
-pub fn prompts(rated: &[RatedCall], held_out: bool) -> BTreeSet<&str> {
-    let asked = rated.iter().map(|rated| &rated.kept.call.asked).filter(|asked| is_held_out(asked) == held_out);
-    asked.filter_map(|asked| if let Asked::Draw(draw) = asked { Some(draw.prompt.as_str()) } else { None }).collect()
+/// What was asked to be drawn and was judged, as often as it was; of requests that are held out, or of all others.
+pub fn prompts(rated: &[RatedCall], held_out: bool) -> impl Iterator<Item = &str> {
+    let asked = rated.iter().map(|rated| &rated.kept.call.asked).filter(move |asked| is_held_out(asked) == held_out);
+    asked.filter_map(|asked| if let Asked::Draw(draw) = asked { Some(draw.prompt.as_str()) } else { None })
 }
 
 /// Questions by letter that nobody corrected, each once: what most of the model's own answers say is taken for right (TTRL, arXiv 2504.16084).

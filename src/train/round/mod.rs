@@ -2,11 +2,13 @@
 //! A round may be cut anywhere: whoever claims it next goes on from its state. Publishes through the ledger alone; who serves a
 //! promoted version is not known here.
 
+pub mod describer;
 pub mod features;
 pub mod gate;
 pub mod gather;
 mod holding;
 pub mod judge;
+pub mod liking;
 pub mod own;
 pub mod plan;
 mod rows;

@@ -3,8 +3,8 @@
 
 use rand::{RngExt, SeedableRng};
 
-use super::features::Tasted;
 use super::gate::{Guard, Margin};
+use super::liking::Tasted;
 use crate::domain::picture::Picture;
 use crate::domain::sample::Output;
 use crate::domain::task::{Draw, Sampling};

@@ -18,10 +18,14 @@ pub struct Plan {
     pub benchmark: usize,
     /// Questions of a step, by letter, that people asked and did not correct; most of the model's own answers are taken for right.
     pub unlabelled: usize,
-    /// Where the taste of raters is known well enough: prompts of a step that are drawn anew and judged by it, and the fewest steps.
+    /// Times that a describer learns from what was liked; 0 for no describer.
+    pub describe: u64,
+    /// Where it knows well enough what people like: prompts of a step that are drawn anew and judged by it, in place of what was logged;
+    /// steps, and the learning rate at its peak.
     pub anew: usize,
     pub steps: u64,
-    /// Learning rate at its peak.
+    pub anew_rate: f64,
+    /// Learning rate at its peak, of what was logged.
     pub rate: f64,
     /// Promotions ago that the weights which drew a sample may have been live at most.
     pub oldest: i64,
@@ -63,8 +67,10 @@ impl Default for Plan {
             lessons: 24,
             benchmark: 0,
             unlabelled: 0,
-            anew: 8,
-            steps: 100,
+            describe: 12,
+            anew: 12,
+            steps: 150,
+            anew_rate: 1.2e-4,
             rate: 5e-4,
             oldest: 2,
             importance: 2.0,

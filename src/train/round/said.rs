@@ -2,20 +2,25 @@
 //! rewards. Knows nothing of how a round goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
 
-use super::features::{Tasted, Tasting};
+use super::describer::{Describer, Shown};
+use super::features::Tasting;
 use super::gather::{Lessons, Taking, corrected, lessons, prompts, unlabelled, votes};
+use super::holding::Holding;
+use super::liking::{Tasted, Trial, liking};
 use super::own::{MOST, Own};
 use super::plan::Plan;
-use super::taste::{Quality, Taste};
+use super::taste::Quality;
 use super::work::{Rounds, Study};
 use super::{RoundError, reported};
 use crate::domain::id::{BlobId, SampleId};
+use crate::domain::job::{Level, RoundEvent};
 use crate::domain::picture::Picture;
 use crate::domain::round::Round;
 use crate::domain::sample::Version;
@@ -26,7 +31,9 @@ use crate::reward::human::{Listening, Rater, Standing, Vote, hear};
 use crate::reward::{Accuracy, AnswerReward, DrawReward, Format, Likeness, Majority, Mix, Variety, Verifier, Wanted};
 use crate::store::RatedCall;
 use crate::train::TrainError;
+use crate::train::corl::advantage::Scale;
 use crate::train::corl::exercise::{Exercise, Practice, Source, of_world};
+use crate::train::corl::lesson::LessonPrompt;
 use crate::train::corl::{CorlOptions, CorlStage};
 use crate::train::optim::Schedule;
 use crate::world::Dice;
@@ -38,23 +45,30 @@ const PAGE: u32 = 200;
 struct Gathered {
     lessons: Lessons,
     corrected: Vec<Exercise>,
-    /// What was asked to be drawn, to be drawn anew and judged by the taste of those who are heard, where that is good enough.
+    /// What was asked to be drawn, to be drawn anew and judged by what those who are heard like, where that is known well enough.
     prompts: Vec<Exercise>,
     unlabelled: Vec<Exercise>,
-    taste: Option<Taste>,
+    liking: Option<Tasted>,
     own: Own,
-    /// Of taste, with what was logged and of pictures alone.
-    quality: [Option<Quality>; 2],
+    /// Of what tells raters from each other, and of what is liked.
+    quality: Option<Quality>,
+    trial: Option<Trial>,
     raters: Vec<Rater>,
     requests: usize,
 }
 
 impl Rounds {
     /// Gathers what was said.
-    pub(super) fn of_what_was_said(&self, round: &Round, plan: &Plan, base: &Arc<Model>) -> Result<Study, RoundError> {
-        let mut gathered = self.gather(round, plan, base)?;
+    pub(super) fn of_what_was_said(
+        &self,
+        round: &Round,
+        plan: &Plan,
+        base: &Arc<Model>,
+        holding: &Holding,
+    ) -> Result<Study, RoundError> {
+        let mut gathered = self.gather(round, plan, base, holding)?;
         let own = std::mem::take(&mut gathered.own);
-        let Gathered { lessons, corrected, prompts, unlabelled, quality, raters, requests, .. } = &gathered;
+        let Gathered { lessons, corrected, prompts, unlabelled, quality, trial, raters, requests, .. } = &gathered;
         if lessons.lessons.is_empty() && corrected.is_empty() {
             return Err(RoundError::Failed(format!(
                 "there is nothing to learn from: {requests} requests were judged, {} samples of weights too old; what is judged alike, \
@@ -69,8 +83,8 @@ impl Rounds {
             "answers": lessons.answers,
             "corrections": corrected.len(),
             "too_old": lessons.too_old,
-            "taste": quality[0],
-            "taste_of_pictures_alone": quality[1],
+            "taste": quality,
+            "describer": trial,
             "drawn_anew": prompts.len(),
             "unlabelled": unlabelled.len(),
             "benchmark": plan.benchmark,
@@ -82,11 +96,62 @@ impl Rounds {
     }
 
     /// What the versions of a round are judged by besides the suite, again.
-    pub(super) fn own(&self, round: &Round, plan: &Plan, base: &Arc<Model>) -> Result<Own, RoundError> {
-        Ok(self.gather(round, plan, base)?.own)
+    pub(super) fn own(
+        &self,
+        round: &Round,
+        plan: &Plan,
+        base: &Arc<Model>,
+        holding: &Holding,
+    ) -> Result<Own, RoundError> {
+        Ok(self.gather(round, plan, base, holding)?.own)
     }
 
-    fn gather(&self, round: &Round, plan: &Plan, base: &Arc<Model>) -> Result<Gathered, RoundError> {
+    /// A describer of what was liked; the one that this round has made before, where it has, or one that goes on from that of earlier rounds.
+    fn describer(
+        &self,
+        round: &Round,
+        plan: &Plan,
+        base: &Model,
+        holding: &Holding,
+        liked: &[Shown<'_>],
+    ) -> Result<Describer, RoundError> {
+        let read = |path: &Path| {
+            let file = std::fs::read(path).ok()?;
+            Describer::read(base, &file).inspect_err(|error| tracing::warn!(%error, "a describer begins anew")).ok()
+        };
+        let path = self.describer_of(round);
+        if let Some(describer) = read(&path) {
+            return Ok(describer);
+        }
+        let whole = |other: &PathBuf| other.extension() == path.extension();
+        let before = others(&path).into_iter().filter(whole).max().and_then(|newest| read(&newest));
+        let epochs = if before.is_some() { plan.describe.div_ceil(KNOWN) } else { plan.describe };
+        let mut told = 0;
+        let go_on = |done: u64, of: u64| {
+            let tenth = 10 * done / of.max(1);
+            if tenth > told {
+                told = tenth;
+                let message = format!("Learning to describe what was liked: {tenth}0 %");
+                self.tell(RoundEvent::say(round.id, (self.now_ms)(), Level::Info, message));
+            }
+            holding.check().is_ok()
+        };
+        let describer = Describer::learn(base, before.as_ref(), liked, epochs, plan.seed, go_on)?;
+        let describer = describer.ok_or(RoundError::Lost)?;
+        let part = path.with_extension("part");
+        let (file, dir) = (describer.file()?, self.dir.join(DESCRIBERS));
+        std::fs::create_dir_all(dir)
+            .and_then(|()| std::fs::write(&part, &file))
+            .and_then(|()| std::fs::rename(&part, &path))
+            .map_err(|e| RoundError::Failed(format!("{}: {e}", path.display())))?;
+        Ok(describer)
+    }
+
+    fn describer_of(&self, round: &Round) -> PathBuf {
+        self.dir.join(DESCRIBERS).join(format!("{}.safetensors", round.id))
+    }
+
+    fn gather(&self, round: &Round, plan: &Plan, base: &Arc<Model>, holding: &Holding) -> Result<Gathered, RoundError> {
         let mut rated: Vec<RatedCall> = Vec::new();
         loop {
             let after = rated.last().map(|rated| rated.kept.call.id);
@@ -122,43 +187,65 @@ impl Rounds {
         let (heard, raters) = hear(&votes, judge, &before, listening);
         let taking = Taking { cap: plan.importance, hold: plan.hold, least: plan.least };
         let lessons = lessons(&rated, &heard, base, taking, is_young, &mut picture)?;
-        let known = tasting.taste(&votes, &raters);
-        let taste = known.clone().filter(|_| tasting.is_reward());
+        let describe = |liked: &[Shown<'_>]| self.describer(round, plan, base, holding, liked);
+        let known = match plan.describe {
+            0 => None,
+            _ => liking::<RoundError>(&rated, &votes, &heard, &raters, &mut picture, describe)?,
+        };
+        let (known, trial) = known.unzip();
+        let taste = known.clone().filter(|_| trial.is_some_and(|trial| trial.is_reward()));
+        // The next round goes on from the last that was good.
+        let path = self.describer_of(round);
+        let past = if taste.is_some() { others(&path) } else { vec![path] };
+        past.iter().for_each(|path| drop(std::fs::remove_file(path)));
         let anew = |prompt: &str| Exercise { draw: Some(Wanted::of(prompt.to_owned())), ask: None };
-        let wanted = if taste.is_some() { prompts(&rated, false) } else { BTreeSet::new() };
+        let wanted = if taste.is_some() { prompts(&rated, false).map(anew).collect() } else { vec![] };
         let unlabelled = match plan.unlabelled {
             0 => vec![],
             _ => unlabelled(&rated, &mut picture)?,
         };
+        let own: BTreeSet<&str> = prompts(&rated, true).collect();
         let own = Own {
-            prompts: prompts(&rated, true).into_iter().take(MOST).map(|of| Draw { prompt: of.to_owned() }).collect(),
-            taste: known.map(|taste| Tasted { taste, model: Arc::clone(base) }),
+            prompts: own.into_iter().take(MOST).map(|of| Draw { prompt: of.to_owned() }).collect(),
+            taste: known,
             corrected: corrected(&rated, true, &mut picture)?.into_iter().filter_map(|one| one.ask).collect(),
         };
         Ok(Gathered {
             lessons,
             corrected: corrected(&rated, false, &mut picture)?,
-            prompts: wanted.into_iter().map(anew).collect(),
+            prompts: wanted,
             unlabelled,
-            taste,
+            liking: taste,
             own,
-            quality: [tasting.quality, tasting.of_pictures],
+            quality: tasting.quality,
+            trial,
             raters,
             requests: rated.len(),
         })
     }
 
     fn stage(&self, plan: &Plan, base: &Arc<Model>, gathered: Gathered) -> Result<CorlStage, RoundError> {
-        let Gathered { lessons, corrected, mut prompts, unlabelled, taste, .. } = gathered;
+        let Gathered { mut lessons, corrected, mut prompts, unlabelled, liking, .. } = gathered;
         let draws = lessons.pictures > 0 || corrected.iter().any(|exercise| exercise.draw.is_some());
         let answers =
             lessons.answers > 0 || corrected.iter().any(|exercise| exercise.ask.is_some()) || !unlabelled.is_empty();
         let practice = Practice::of(draws, answers);
+        // What people like is told better by new pictures than by those that were looked at: slips are averaged out, and what the weights
+        // draw now is called back as they move (see ARCHITECTURE's log).
+        if liking.is_some() {
+            lessons.lessons.retain(|lesson| matches!(lesson.prompt, LessonPrompt::Answer(_)));
+        }
         let each = plan.lessons.max(1);
         let mut steps = (lessons.lessons.len() as u64 * plan.epochs).div_ceil(each as u64).max(1);
         steps = steps.max(corrected.len().div_ceil(CORRECTED) as u64 * plan.epochs);
-        if taste.is_some() {
+        let mut coupling = CorlOptions::demo(practice, self.served).coupling;
+        // What was logged is gone through by ever smaller steps: noise in large ones is never called back (see ARCHITECTURE's log).
+        let mut schedule = Schedule { peak: plan.rate * plan.multiplier, warmup: 5, decay: 1.0 };
+        if liking.is_some() {
             steps = steps.max(plan.steps);
+            schedule = Schedule { peak: plan.anew_rate * plan.multiplier, warmup: 10, decay: 0.3 };
+            // Pictures that are liked alike would tell by their deviation what nobody has said.
+            coupling.pictures = Scale::None;
         }
         let (corrections, anew) = (corrected.len().min(CORRECTED), prompts.len().min(plan.anew));
         let asked = unlabelled.len().min(plan.unlabelled);
@@ -168,8 +255,8 @@ impl Rounds {
             prompts: corrections + anew + asked + plan.benchmark,
             questions: 0,
             logged: each,
-            // What was logged is gone through by ever smaller steps: noise in large ones is never called back (see ARCHITECTURE's log).
-            schedule: Schedule { peak: plan.rate * plan.multiplier, warmup: 5, decay: 1.0 },
+            schedule,
+            coupling,
             ..CorlOptions::demo(practice, self.served)
         };
         // Each step its share of both, in turns.
@@ -185,8 +272,8 @@ impl Rounds {
             given.extend((0..plan.benchmark).map(|_| benchmark(practice, &mut dice)));
         }
         let mut draws: Vec<(Box<dyn DrawReward>, f64)> = vec![(Box::new(Likeness), 1.0)];
-        if let Some(taste) = taste {
-            draws.push((Box::new(Tasted { taste, model: Arc::clone(base) }), 1.0));
+        if let Some(liking) = liking {
+            draws.push((Box::new(liking), 1.0));
             draws.push((Box::new(Variety), VARIETY));
         }
         if plan.benchmark > 0 {
@@ -202,14 +289,26 @@ impl Rounds {
     }
 }
 
+/// Where describers' weights are kept: the last one that was good enough, and that of the round under way, by round.
+const DESCRIBERS: &str = "describers";
+
+/// Where one has learned before, it learns from what is new so many times less.
+const KNOWN: u64 = 3;
+
+/// What else lies beside a file.
+fn others(path: &Path) -> Vec<PathBuf> {
+    let all = path.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+    all.map(|entry| entry.path()).filter(|other| other != path).collect()
+}
+
 /// An exercise of the world. Its real picture is one of many that would do, so pictures are not held against it.
 fn benchmark(practice: Practice, dice: &mut Dice) -> Exercise {
     let Exercise { draw, ask } = of_world(practice, dice);
     Exercise { draw: draw.map(|wanted| Wanted { real: None, ..wanted }), ask }
 }
 
-/// What variety weighs beside taste, whose numbers lie close together.
-const VARIETY: f64 = 0.03;
+/// What variety weighs beside what is liked.
+const VARIETY: f64 = 0.1;
 
 /// Corrections that a step practises.
 const CORRECTED: usize = 4;

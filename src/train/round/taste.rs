@@ -149,6 +149,23 @@ fn auc(mut scored: Vec<(f64, bool)>) -> f64 {
     if good * bad == 0.0 { 0.5 } else { wins / (good * bad) }
 }
 
+/// The share of pairs of one group in which the good one has the higher number, equal ones half, and how many pairs there are. Of groups,
+/// because what tells easy prompts from hard ones tells nothing of the pictures of one.
+pub fn auc_within<G: Ord>(scored: impl IntoIterator<Item = (G, f64, bool)>) -> (f64, usize) {
+    let mut groups: BTreeMap<G, Vec<(f64, bool)>> = BTreeMap::new();
+    for (group, number, good) in scored {
+        groups.entry(group).or_default().push((number, good));
+    }
+    let (mut wins, mut pairs) = (0.0, 0);
+    for group in groups.into_values() {
+        let good = group.iter().filter(|(_, good)| *good).count();
+        let here = good * (group.len() - good);
+        pairs += here;
+        wins += here as f64 * auc(group);
+    }
+    (if pairs == 0 { 0.5 } else { wins / pairs as f64 }, pairs)
+}
+
 #[cfg(test)]
 mod tests {
     use rand::{RngExt, SeedableRng};
@@ -162,6 +179,15 @@ mod tests {
         assert_eq!(auc(vec![(0.1, true), (0.4, false), (0.35, false), (0.8, true)]), 0.5);
         assert_eq!(auc(vec![(0.5, true), (0.5, false)]), 0.5);
         assert_eq!((auc(vec![(0.5, true)]), auc(vec![])), (0.5, 0.5));
+    }
+
+    #[test]
+    fn pairs_are_of_one_group() {
+        // Within each group the worse has the higher number, though the group of good ones lies higher.
+        let scored = [(1, 0.9, true), (1, 0.8, true), (1, 1.0, false), (2, 0.1, true), (2, 0.2, false), (3, 0.5, true)];
+        assert_eq!(auc_within(scored), (0.0, 3));
+        assert_eq!(auc_within([(1, 0.5, true), (1, 0.5, false), (2, 0.7, true), (2, 0.6, false)]), (0.75, 2));
+        assert_eq!(auc_within([(1, 0.5, true)]), (0.5, 0));
     }
 
     /// Votes of raters who like what the first feature says, but for slips.

@@ -211,7 +211,7 @@ impl Rounds {
             (RoundState::Judging, Some(candidate)) => {
                 let own = match plan.rows {
                     Some(_) => Own::default(),
-                    None => self.own(&round, &plan, &base)?,
+                    None => self.own(&round, &plan, &base, holding)?,
                 };
                 (self.fetch(Arc::clone(&base), candidate)?, own)
             }
@@ -250,7 +250,7 @@ impl Rounds {
     ) -> Result<(Arc<Model>, Own), RoundError> {
         let Study { mut stage, told, samples, own } = match &plan.rows {
             Some(rows) => self.of_rows(plan, rows, base)?,
-            None => self.of_what_was_said(round, plan, base)?,
+            None => self.of_what_was_said(round, plan, base, holding)?,
         };
         if round.state == RoundState::Rolling {
             let with = self.still(round);

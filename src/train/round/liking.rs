@@ -1,0 +1,142 @@
+//! What people would think of pictures that nobody has judged: a describer of what they liked, and a taste of its numbers. Both are tried
+//! on requests that it has not learned from. Knows the shapes of the ledger, not the ledger.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::describer::{Describer, Shown};
+use super::features::judged;
+use super::gather::is_held_out;
+use super::taste::{Quality, Taste, auc_within, foretell};
+use crate::domain::id::{BlobId, SampleId};
+use crate::domain::picture::Picture;
+use crate::domain::record::Asked;
+use crate::domain::sample::Output;
+use crate::reward::human::{Heard, Rater, Vote};
+use crate::reward::{DrawReward, Label, Oracle, RewardError, Wanted};
+use crate::store::RatedCall;
+use crate::train::TrainError;
+
+/// What a sample must be said to be worth to be shown to the describer, and how many it takes.
+const LIKED: f64 = 0.75;
+const FEWEST: usize = 300;
+/// How often it must rank a liked picture of a prompt above one that was not, and among how many pairs, to be a reward: what earns that is
+/// sought out. Slips of raters count against it: where 18 % of what they say is one, a perfect judge comes to 0.82.
+const WITHIN: f64 = 0.6;
+const PAIRS: usize = 200;
+
+/// What raters would think of a picture, by what a describer of what they liked makes of it.
+#[derive(Clone)]
+pub struct Tasted {
+    pub taste: Taste,
+    pub describer: Arc<Describer>,
+}
+
+impl Tasted {
+    /// What they would think of pictures of a prompt, 0 to 1.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn of(&self, prompt: &str, pictures: &[&Picture]) -> Result<Vec<f64>, TrainError> {
+        let seen: Vec<Shown<'_>> = pictures.iter().map(|&picture| (Arc::new(picture.clone()), prompt)).collect();
+        Ok(self.describer.numbers(&seen)?.iter().map(|row| self.taste.of(row)).collect())
+    }
+}
+
+impl DrawReward for Tasted {
+    fn label(&self) -> Label {
+        Label { name: "taste", version: 2, range: (0.0, 1.0) }
+    }
+
+    fn score(&self, wanted: &Wanted, group: &[&Picture], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
+        Ok(Some(self.of(&wanted.prompt, group).map_err(|e| RewardError::Oracle(e.to_string()))?))
+    }
+}
+
+/// How well it foretells votes on pictures of held-out requests.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Trial {
+    /// Pictures that were liked, which the describer learned from.
+    pub liked: usize,
+    #[serde(flatten)]
+    pub quality: Quality,
+    /// How often it ranks a liked picture of a prompt above one of the same that was not, and of how many pairs.
+    pub within: f64,
+    pub pairs: usize,
+}
+
+impl Trial {
+    /// Whether it is good enough to be a reward.
+    #[must_use]
+    pub fn is_reward(&self) -> bool {
+        self.pairs >= PAIRS && self.within >= WITHIN
+    }
+}
+
+/// The pictures that somebody who is heard has judged: of each its sample, what it is to show, what it is said to be worth, and whether its
+/// request is held out.
+fn seen<'a>(
+    rated: &'a [RatedCall],
+    heard: &BTreeMap<SampleId, Heard>,
+    picture: &mut dyn FnMut(&BlobId) -> Result<Arc<Picture>, TrainError>,
+) -> Result<Vec<(SampleId, Shown<'a>, f64, bool)>, TrainError> {
+    let mut seen = Vec::new();
+    for kept in rated.iter().map(|rated| &rated.kept) {
+        let Asked::Draw(draw) = &kept.call.asked else { continue };
+        let held_out = is_held_out(&kept.call.asked);
+        for record in &kept.records {
+            if let (Some(heard), Output::Picture(blob)) = (heard.get(&record.id), &record.sample.output) {
+                seen.push((record.id, (picture(blob)?, draw.prompt.as_str()), heard.value, held_out));
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// What those who are heard like, by what they said; `describe` makes a describer of pictures that they liked. `None` where too little was
+/// liked, or too little of it is held out to try it on.
+///
+/// # Errors
+/// When a picture is missing, the model fails, or `describe` does.
+pub fn liking<E: From<TrainError>>(
+    rated: &[RatedCall],
+    votes: &[Vote<SampleId>],
+    heard: &BTreeMap<SampleId, Heard>,
+    raters: &[Rater],
+    picture: &mut dyn FnMut(&BlobId) -> Result<Arc<Picture>, TrainError>,
+    describe: impl FnOnce(&[Shown<'_>]) -> Result<Describer, E>,
+) -> Result<Option<(Tasted, Trial)>, E> {
+    let (held_out, others): (Vec<_>, Vec<_>) = seen(rated, heard, picture)?.into_iter().partition(|one| one.3);
+    let liked: Vec<Shown<'_>> = others.into_iter().filter(|one| one.2 >= LIKED).map(|one| one.1).collect();
+    if liked.len() < FEWEST || held_out.is_empty() {
+        return Ok(None);
+    }
+    let describer = describe(&liked)?;
+    let shown: Vec<Shown<'_>> = held_out.iter().map(|one| one.1.clone()).collect();
+    let prompts: BTreeMap<SampleId, &str> = held_out.iter().map(|one| (one.0, one.1.1)).collect();
+    let numbers = describer.numbers(&shown)?.into_iter().map(Vec::from);
+    let rows: BTreeMap<SampleId, Vec<f32>> = held_out.iter().map(|one| one.0).zip(numbers).collect();
+    let silent: BTreeSet<&str> =
+        raters.iter().filter(|rater| rater.weight == 0.0).map(|rater| rater.name.as_str()).collect();
+    let (voted, judged) = judged(&rows, votes, |rater| !silent.contains(rater));
+    let Some((leans, quality)) = foretell(&judged) else { return Ok(None) };
+    let (within, pairs) =
+        auc_within(voted.iter().zip(&leans).map(|(vote, &lean)| (prompts.get(&vote.sample), lean, vote.value > 0.5)));
+    let trial = Trial { liked: liked.len(), quality, within, pairs };
+    Ok(Some((Tasted { taste: Taste::learn(&judged), describer: Arc::new(describer) }, trial)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_better_than_chance_or_hardly_tried_is_no_reward() {
+        let quality = Quality { votes: 900, auc: 0.8, brier: 0.2, brier_of_mean: 0.24 };
+        let trial = |within: f64, pairs: usize| Trial { liked: 5000, quality, within, pairs };
+        assert!(trial(0.65, 2600).is_reward() && !trial(0.53, 2600).is_reward() && !trial(0.9, 40).is_reward());
+        assert!(!trial(f64::NAN, 2600).is_reward());
+    }
+}
