@@ -22,9 +22,9 @@ use crate::train::TrainError;
 /// What a sample must be said to be worth to be shown to the describer, and how many it takes.
 const LIKED: f64 = 0.75;
 const FEWEST: usize = 300;
-/// How often it must rank a liked picture of a prompt above one that was not, and among how many pairs, to be a reward: what earns that is
-/// sought out. Slips of raters count against it: where 18 % of what they say is one, a perfect judge comes to 0.82.
-const WITHIN: f64 = 0.6;
+/// How often it must rank a liked picture of a request above one of the same that was not, and among how many pairs, to be a reward: what
+/// earns that is sought out. Of requests and not of prompts, or the few that are asked for again and again, and are easy, would decide. Slips of raters count against it: where 18 % of what they say is one, a perfect judge comes to 0.82.
+const WITHIN: f64 = 0.57;
 const PAIRS: usize = 200;
 
 /// What raters would think of a picture, by what a describer of what they liked makes of it.
@@ -62,7 +62,7 @@ pub struct Trial {
     pub liked: usize,
     #[serde(flatten)]
     pub quality: Quality,
-    /// How often it ranks a liked picture of a prompt above one of the same that was not, and of how many pairs.
+    /// How often it ranks a liked picture of a request above one of the same that was not, and of how many pairs.
     pub within: f64,
     pub pairs: usize,
 }
@@ -75,20 +75,29 @@ impl Trial {
     }
 }
 
-/// The pictures that somebody who is heard has judged: of each its sample, what it is to show, what it is said to be worth, and whether its
-/// request is held out.
+/// A picture that somebody who is heard has judged.
+struct Seen<'a> {
+    sample: SampleId,
+    request: usize,
+    shown: Shown<'a>,
+    /// What it is said to be worth.
+    value: f64,
+    held_out: bool,
+}
+
 fn seen<'a>(
     rated: &'a [RatedCall],
     heard: &BTreeMap<SampleId, Heard>,
     picture: &mut dyn FnMut(&BlobId) -> Result<Arc<Picture>, TrainError>,
-) -> Result<Vec<(SampleId, Shown<'a>, f64, bool)>, TrainError> {
+) -> Result<Vec<Seen<'a>>, TrainError> {
     let mut seen = Vec::new();
-    for kept in rated.iter().map(|rated| &rated.kept) {
+    for (request, RatedCall { kept, .. }) in rated.iter().enumerate() {
         let Asked::Draw(draw) = &kept.call.asked else { continue };
         let held_out = is_held_out(&kept.call.asked);
         for record in &kept.records {
             if let (Some(heard), Output::Picture(blob)) = (heard.get(&record.id), &record.sample.output) {
-                seen.push((record.id, (picture(blob)?, draw.prompt.as_str()), heard.value, held_out));
+                let shown = (picture(blob)?, draw.prompt.as_str());
+                seen.push(Seen { sample: record.id, request, shown, value: heard.value, held_out });
             }
         }
     }
@@ -108,22 +117,22 @@ pub fn liking<E: From<TrainError>>(
     picture: &mut dyn FnMut(&BlobId) -> Result<Arc<Picture>, TrainError>,
     describe: impl FnOnce(&[Shown<'_>]) -> Result<Describer, E>,
 ) -> Result<Option<(Tasted, Trial)>, E> {
-    let (held_out, others): (Vec<_>, Vec<_>) = seen(rated, heard, picture)?.into_iter().partition(|one| one.3);
-    let liked: Vec<Shown<'_>> = others.into_iter().filter(|one| one.2 >= LIKED).map(|one| one.1).collect();
+    let (held_out, others): (Vec<_>, Vec<_>) = seen(rated, heard, picture)?.into_iter().partition(|one| one.held_out);
+    let liked: Vec<Shown<'_>> = others.into_iter().filter(|one| one.value >= LIKED).map(|one| one.shown).collect();
     if liked.len() < FEWEST || held_out.is_empty() {
         return Ok(None);
     }
     let describer = describe(&liked)?;
-    let shown: Vec<Shown<'_>> = held_out.iter().map(|one| one.1.clone()).collect();
-    let prompts: BTreeMap<SampleId, &str> = held_out.iter().map(|one| (one.0, one.1.1)).collect();
+    let shown: Vec<Shown<'_>> = held_out.iter().map(|one| one.shown.clone()).collect();
+    let requests: BTreeMap<SampleId, usize> = held_out.iter().map(|one| (one.sample, one.request)).collect();
     let numbers = describer.numbers(&shown)?.into_iter().map(Vec::from);
-    let rows: BTreeMap<SampleId, Vec<f32>> = held_out.iter().map(|one| one.0).zip(numbers).collect();
+    let rows: BTreeMap<SampleId, Vec<f32>> = held_out.iter().map(|one| one.sample).zip(numbers).collect();
     let silent: BTreeSet<&str> =
         raters.iter().filter(|rater| rater.weight == 0.0).map(|rater| rater.name.as_str()).collect();
     let (voted, judged) = judged(&rows, votes, |rater| !silent.contains(rater));
     let Some((leans, quality)) = foretell(&judged) else { return Ok(None) };
     let (within, pairs) =
-        auc_within(voted.iter().zip(&leans).map(|(vote, &lean)| (prompts.get(&vote.sample), lean, vote.value > 0.5)));
+        auc_within(voted.iter().zip(&leans).map(|(vote, &lean)| (requests.get(&vote.sample), lean, vote.value > 0.5)));
     let trial = Trial { liked: liked.len(), quality, within, pairs };
     Ok(Some((Tasted { taste: Taste::learn(&judged), describer: Arc::new(describer) }, trial)))
 }
@@ -136,7 +145,7 @@ mod tests {
     fn what_is_no_better_than_chance_or_hardly_tried_is_no_reward() {
         let quality = Quality { votes: 900, auc: 0.8, brier: 0.2, brier_of_mean: 0.24 };
         let trial = |within: f64, pairs: usize| Trial { liked: 5000, quality, within, pairs };
-        assert!(trial(0.65, 2600).is_reward() && !trial(0.53, 2600).is_reward() && !trial(0.9, 40).is_reward());
+        assert!(trial(0.6, 2600).is_reward() && !trial(0.53, 2600).is_reward() && !trial(0.9, 40).is_reward());
         assert!(!trial(f64::NAN, 2600).is_reward());
     }
 }
