@@ -67,7 +67,7 @@ impl Log {
         self.file.write_all(line(step, &metrics).as_bytes()).map_err(write_error(&self.dir.join(FILE)))?;
         self.events.add(step, &metrics).map_err(write_error(&self.dir))?;
         self.newest.extend(metrics.iter().cloned());
-        replace(&self.dir.join(NEWEST), &self.prometheus(step))?;
+        replace(&self.dir.join(NEWEST), self.prometheus(step))?;
         self.rows.push((step, metrics));
         Ok(())
     }
@@ -115,10 +115,10 @@ fn line(step: u64, metrics: &[(String, f64)]) -> String {
     format!("{}\n", Value::Object(line))
 }
 
-/// Puts `text` in a file's place, whole or not at all.
-fn replace(path: &Path, text: &str) -> Result<(), TrainError> {
+/// Puts `contents` in a file's place, whole or not at all.
+pub(super) fn replace(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), TrainError> {
     let part = path.with_extension("part");
-    fs::write(&part, text).and_then(|()| fs::rename(&part, path)).map_err(write_error(path))
+    fs::write(&part, contents).and_then(|()| fs::rename(&part, path)).map_err(write_error(path))
 }
 
 #[cfg(test)]

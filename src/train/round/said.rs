@@ -35,6 +35,7 @@ use crate::train::corl::advantage::Scale;
 use crate::train::corl::exercise::{Exercise, Practice, Source, of_world};
 use crate::train::corl::lesson::LessonPrompt;
 use crate::train::corl::{CorlOptions, CorlStage};
+use crate::train::log::replace;
 use crate::train::optim::Schedule;
 use crate::world::Dice;
 
@@ -138,12 +139,9 @@ impl Rounds {
         };
         let describer = Describer::learn(base, before.as_ref(), liked, epochs, plan.seed, go_on)?;
         let describer = describer.ok_or(RoundError::Lost)?;
-        let part = path.with_extension("part");
-        let (file, dir) = (describer.file()?, self.dir.join(DESCRIBERS));
-        std::fs::create_dir_all(dir)
-            .and_then(|()| std::fs::write(&part, &file))
-            .and_then(|()| std::fs::rename(&part, &path))
-            .map_err(|e| RoundError::Failed(format!("{}: {e}", path.display())))?;
+        let dir = self.dir.join(DESCRIBERS);
+        std::fs::create_dir_all(&dir).map_err(|e| RoundError::Failed(format!("{}: {e}", dir.display())))?;
+        replace(&path, describer.file()?)?;
         Ok(describer)
     }
 
@@ -238,7 +236,8 @@ impl Rounds {
         let each = plan.lessons.max(1);
         let mut steps = (lessons.lessons.len() as u64 * plan.epochs).div_ceil(each as u64).max(1);
         steps = steps.max(corrected.len().div_ceil(CORRECTED) as u64 * plan.epochs);
-        let mut coupling = CorlOptions::demo(practice, self.served).coupling;
+        let demo = CorlOptions::demo(practice, self.served);
+        let mut coupling = demo.coupling;
         // What was logged is gone through by ever smaller steps: noise in large ones is never called back (see ARCHITECTURE's log).
         let mut schedule = Schedule { peak: plan.rate * plan.multiplier, warmup: 5, decay: 1.0 };
         if liking.is_some() {
@@ -257,7 +256,7 @@ impl Rounds {
             logged: each,
             schedule,
             coupling,
-            ..CorlOptions::demo(practice, self.served)
+            ..demo
         };
         // Each step its share of both, in turns.
         let mut dice = Dice::seed_from_u64(plan.seed);
