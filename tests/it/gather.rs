@@ -101,7 +101,7 @@ fn heard(rated: &[RatedCall]) -> BTreeMap<SampleId, Heard> {
     hear(&votes(rated), |_| None, &BTreeMap::new(), Listening { cap: 1.0, ..Listening::default() }).0
 }
 
-const TAKING: Taking = Taking { cap: 2.0, hold: 0.0, least: 0.0 };
+const TAKING: Taking = Taking { cap: 2.0, hold: 0.0, least: 0.0, pictures: true };
 
 #[test]
 fn what_was_said_becomes_advantages() {
@@ -141,6 +141,11 @@ fn what_was_said_becomes_advantages() {
     let some = lessons(&rated, &heard(&rated), &model, Taking { least: 1.2, ..TAKING }, young, &mut picture).unwrap();
     let kept = |earned: f64| if earned.abs() < 1.2 { 0.0 } else { earned };
     assert_eq!(advantages(&some), advantages(&all).into_iter().map(kept).collect::<Vec<_>>());
+
+    // What teaches otherwise is no lesson, but is learned from.
+    let other = lessons(&rated, &heard(&rated), &model, Taking { pictures: false, ..TAKING }, young, &mut picture);
+    let other = other.unwrap();
+    assert_eq!((other.lessons.len(), other.pictures, other.samples.len()), (0, 8, 8));
 
     // Weights that are not young are not learned from; what other young ones drew weighs what it must.
     let none = lessons(&rated, &heard(&rated), &model, TAKING, |_| false, &mut picture).unwrap();

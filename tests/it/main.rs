@@ -35,6 +35,7 @@ mod kept_as;
 mod layouts;
 mod learn;
 mod ledger;
+mod liking;
 mod loading;
 mod log;
 mod openapi;

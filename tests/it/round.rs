@@ -40,12 +40,12 @@ async fn users(client: &reqwest::Client, url: &str) {
     }
 }
 
-async fn get(client: &reqwest::Client, url: &str) -> Value {
+pub async fn get(client: &reqwest::Client, url: &str) -> Value {
     client.get(url).send().await.unwrap().json().await.unwrap()
 }
 
 /// Waits for a round to be in one of these states.
-async fn reaches(client: &reqwest::Client, url: &str, id: &str, states: &[&str]) -> Value {
+pub async fn reaches(client: &reqwest::Client, url: &str, id: &str, states: &[&str]) -> Value {
     let start = Instant::now();
     loop {
         let round = get(client, &format!("{url}/v1/rounds/{id}")).await;

@@ -18,8 +18,6 @@ use crate::train::pretrain::asked;
 
 /// Pictures of one pass.
 const AT_ONCE: usize = 16;
-/// The AUC from which a model of taste is believed about raters.
-const GOOD: f64 = 0.6;
 
 /// The state of the model behind each picture and its prompt: a row of numbers for each, all of one length.
 fn features(model: &Model, seen: &[(Arc<Picture>, &str)]) -> Result<Vec<Vec<f32>>, TrainError> {
@@ -87,7 +85,7 @@ impl<'a> Tasting<'a> {
         }
         let whole = |((id, logged), row): ((SampleId, [f32; 3]), Vec<f32>)| (id, [row.as_slice(), &logged].concat());
         let rows: BTreeMap<SampleId, Vec<f32>> = samples.into_iter().zip(features(base, &seen)?).map(whole).collect();
-        let (voted, judged) = judged(&rows, votes, |_| true);
+        let (voted, judged) = judged(&rows, votes, |vote| (vote.value != 0.5).then_some(vote.value > 0.5));
         let Some((leans, quality)) = foretell(&judged) else {
             return Ok(Self { quality: None, foretold: BTreeMap::new() });
         };
@@ -98,21 +96,20 @@ impl<'a> Tasting<'a> {
             let likes = (lean >= third(2)).then_some(1.0).or_else(|| (lean <= third(1)).then_some(0.0))?;
             Some(((vote.sample, vote.rater.as_str()), likes))
         });
-        let foretold = if quality.auc >= GOOD { clear.collect() } else { BTreeMap::new() };
+        let foretold = if quality.is_good() { clear.collect() } else { BTreeMap::new() };
         Ok(Self { quality: Some(quality), foretold })
     }
 }
 
-/// Votes for or against pictures that have a row of numbers, by raters who are `heard`.
+/// Votes on pictures that have a row of numbers, where `likes` says whether they are for or against one.
 pub(super) fn judged<'r, 'v: 'r>(
     rows: &'r BTreeMap<SampleId, Vec<f32>>,
     votes: &'v [Vote<SampleId>],
-    heard: impl Fn(&str) -> bool,
+    likes: impl Fn(&Vote<SampleId>) -> Option<bool>,
 ) -> (Vec<&'v Vote<SampleId>>, Vec<Judged<'r>>) {
-    let sound = votes.iter().filter(|vote| vote.value != 0.5 && heard(&vote.rater));
-    let judged = sound.filter_map(|vote| {
-        let features = rows.get(&vote.sample)?;
-        Some((vote, Judged { features, rater: &vote.rater, good: vote.value > 0.5 }))
+    let judged = votes.iter().filter_map(|vote| {
+        let (features, good) = (rows.get(&vote.sample)?, likes(vote)?);
+        Some((vote, Judged { features, rater: &vote.rater, good }))
     });
     judged.unzip()
 }

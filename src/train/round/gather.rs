@@ -82,6 +82,8 @@ pub struct Taking {
     pub hold: f64,
     /// The least that is learned from.
     pub least: f64,
+    /// Whether pictures become lessons. They are learned from otherwise where they do not, all that are heard of.
+    pub pictures: bool,
 }
 
 impl Taking {
@@ -111,7 +113,8 @@ pub fn lessons(
         for record in &kept.records {
             let Some(&heard) = heard.get(&record.id) else { continue };
             let version = &record.sample.version;
-            if !is_young(version) {
+            let is_lesson = taking.pictures || !matches!(kept.call.asked, Asked::Draw(_));
+            if is_lesson && !is_young(version) {
                 all.too_old += 1;
                 continue;
             }
@@ -132,6 +135,11 @@ pub fn lessons(
     };
     let (pictures_alone, answers_alone) = (mean(true), mean(false));
     for Beside { asked, version, drawn: (guidance, temperature), heard } in groups.into_values() {
+        if matches!(asked, Asked::Draw(_)) && !taking.pictures {
+            all.pictures += heard.len();
+            all.samples.extend(heard.iter().map(|(record, _)| record.id));
+            continue;
+        }
         let values: Vec<f64> = heard.iter().map(|(_, heard)| heard.value).collect();
         let baseline = if matches!(asked, Asked::Draw(_)) { pictures_alone } else { answers_alone };
         let advantages = match values.as_slice() {

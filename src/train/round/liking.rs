@@ -19,7 +19,8 @@ use crate::reward::{DrawReward, Label, Oracle, RewardError, Wanted};
 use crate::store::RatedCall;
 use crate::train::TrainError;
 
-/// What a sample must be said to be worth to be shown to the describer, and how many it takes.
+/// What a sample must be said to be worth to be shown to the describer, and how many it takes. It is tried by the same line: what is called
+/// mediocre is not liked.
 const LIKED: f64 = 0.75;
 const FEWEST: usize = 300;
 /// How often it must rank a liked picture of a request above one of the same that was not, and among how many pairs, to be a reward: what
@@ -129,10 +130,12 @@ pub fn liking<E: From<TrainError>>(
     let rows: BTreeMap<SampleId, Vec<f32>> = held_out.iter().map(|one| one.sample).zip(numbers).collect();
     let silent: BTreeSet<&str> =
         raters.iter().filter(|rater| rater.weight == 0.0).map(|rater| rater.name.as_str()).collect();
-    let (voted, judged) = judged(&rows, votes, |rater| !silent.contains(rater));
+    let likes = |vote: &Vote<SampleId>| (!silent.contains(vote.rater.as_str())).then_some(vote.value >= LIKED);
+    let (voted, judged) = judged(&rows, votes, likes);
     let Some((leans, quality)) = foretell(&judged) else { return Ok(None) };
+    let tried = voted.iter().zip(&judged).zip(&leans);
     let (within, pairs) =
-        auc_within(voted.iter().zip(&leans).map(|(vote, &lean)| (requests.get(&vote.sample), lean, vote.value > 0.5)));
+        auc_within(tried.map(|((vote, judged), &lean)| (requests.get(&vote.sample), lean, judged.good)));
     let trial = Trial { liked: liked.len(), quality, within, pairs };
     Ok(Some((Tasted { taste: Taste::learn(&judged), describer: Arc::new(describer) }, trial)))
 }

@@ -33,7 +33,6 @@ use crate::store::RatedCall;
 use crate::train::TrainError;
 use crate::train::corl::advantage::Scale;
 use crate::train::corl::exercise::{Exercise, Practice, Source, of_world};
-use crate::train::corl::lesson::LessonPrompt;
 use crate::train::corl::{CorlOptions, CorlStage};
 use crate::train::log::replace;
 use crate::train::optim::Schedule;
@@ -70,7 +69,7 @@ impl Rounds {
         let mut gathered = self.gather(round, plan, base, holding)?;
         let own = std::mem::take(&mut gathered.own);
         let Gathered { lessons, corrected, prompts, unlabelled, quality, trial, raters, requests, .. } = &gathered;
-        if lessons.lessons.is_empty() && corrected.is_empty() {
+        if lessons.lessons.is_empty() && corrected.is_empty() && prompts.is_empty() {
             return Err(RoundError::Failed(format!(
                 "there is nothing to learn from: {requests} requests were judged, {} samples of weights too old; what is judged alike, \
                  or kept for judging, tells nothing",
@@ -183,8 +182,6 @@ impl Rounds {
         let listening = Listening { cap: plan.loudest, ..Listening::default() };
         let before = standings(&self.runtime.block_on(self.ledger.rounds(Some(round.id), REMEMBERED))?, round.since_ms);
         let (heard, raters) = hear(&votes, judge, &before, listening);
-        let taking = Taking { cap: plan.importance, hold: plan.hold, least: plan.least };
-        let lessons = lessons(&rated, &heard, base, taking, is_young, &mut picture)?;
         let describe = |liked: &[Shown<'_>]| self.describer(round, plan, base, holding, liked);
         let known = match plan.describe {
             0 => None,
@@ -196,6 +193,11 @@ impl Rounds {
         let path = self.describer_of(round);
         let past = if taste.is_some() { others(&path) } else { vec![path] };
         past.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        // What people like is told better by new pictures than by those that were looked at: slips are averaged out, and what the weights
+        // draw now is called back as they move (see ARCHITECTURE's log).
+        let (cap, hold, least, pictures) = (plan.importance, plan.hold, plan.least, taste.is_none());
+        let taking = Taking { cap, hold, least, pictures };
+        let lessons = lessons(&rated, &heard, base, taking, is_young, &mut picture)?;
         let anew = |prompt: &str| Exercise { draw: Some(Wanted::of(prompt.to_owned())), ask: None };
         let wanted = if taste.is_some() { prompts(&rated, false).map(anew).collect() } else { vec![] };
         let unlabelled = match plan.unlabelled {
@@ -205,7 +207,7 @@ impl Rounds {
         let own: BTreeSet<&str> = prompts(&rated, true).collect();
         let own = Own {
             prompts: own.into_iter().take(MOST).map(|of| Draw { prompt: of.to_owned() }).collect(),
-            taste: known,
+            taste: known.filter(|_| trial.is_some_and(|trial| trial.quality.is_good())),
             corrected: corrected(&rated, true, &mut picture)?.into_iter().filter_map(|one| one.ask).collect(),
         };
         Ok(Gathered {
@@ -223,21 +225,16 @@ impl Rounds {
     }
 
     fn stage(&self, plan: &Plan, base: &Arc<Model>, gathered: Gathered) -> Result<CorlStage, RoundError> {
-        let Gathered { mut lessons, corrected, mut prompts, unlabelled, liking, .. } = gathered;
+        let Gathered { lessons, corrected, mut prompts, unlabelled, liking, .. } = gathered;
         let draws = lessons.pictures > 0 || corrected.iter().any(|exercise| exercise.draw.is_some());
         let answers =
             lessons.answers > 0 || corrected.iter().any(|exercise| exercise.ask.is_some()) || !unlabelled.is_empty();
         let practice = Practice::of(draws, answers);
-        // What people like is told better by new pictures than by those that were looked at: slips are averaged out, and what the weights
-        // draw now is called back as they move (see ARCHITECTURE's log).
-        if liking.is_some() {
-            lessons.lessons.retain(|lesson| matches!(lesson.prompt, LessonPrompt::Answer(_)));
-        }
         let each = plan.lessons.max(1);
         let mut steps = (lessons.lessons.len() as u64 * plan.epochs).div_ceil(each as u64).max(1);
         steps = steps.max(corrected.len().div_ceil(CORRECTED) as u64 * plan.epochs);
         let demo = CorlOptions::demo(practice, self.served);
-        let mut coupling = demo.coupling;
+        let (mut coupling, mut spare) = (demo.coupling, demo.spare);
         // What was logged is gone through by ever smaller steps: noise in large ones is never called back (see ARCHITECTURE's log).
         let mut schedule = Schedule { peak: plan.rate * plan.multiplier, warmup: 5, decay: 1.0 };
         if liking.is_some() {
@@ -245,6 +242,7 @@ impl Rounds {
             schedule = Schedule { peak: plan.anew_rate * plan.multiplier, warmup: 10, decay: 0.3 };
             // Pictures that are liked alike would tell by their deviation what nobody has said.
             coupling.pictures = Scale::None;
+            spare = SPARE;
         }
         let (corrections, anew) = (corrected.len().min(CORRECTED), prompts.len().min(plan.anew));
         let asked = unlabelled.len().min(plan.unlabelled);
@@ -256,6 +254,7 @@ impl Rounds {
             logged: each,
             schedule,
             coupling,
+            spare,
             ..demo
         };
         // Each step its share of both, in turns.
@@ -283,8 +282,8 @@ impl Rounds {
             answers.push((Box::new(Majority), 1.0));
         }
         let (given, engine) = (Source::Given(given, "corrections, prompts and benchmark".into()), self.engine.clone());
-        let lessons = lessons.lessons;
-        Ok(CorlStage::over(engine, Arc::clone(base), options, given, Mix::new(draws), Mix::new(answers), lessons)?)
+        let (draws, answers, lessons) = (Mix::new(draws), Mix::new(answers), lessons.lessons);
+        Ok(CorlStage::over(engine, Arc::clone(base), options, given, draws, answers, lessons)?)
     }
 }
 
@@ -305,6 +304,9 @@ fn benchmark(practice: Practice, dice: &mut Dice) -> Exercise {
     let Exercise { draw, ask } = of_world(practice, dice);
     Exercise { draw: draw.map(|wanted| Wanted { real: None, ..wanted }), ask }
 }
+
+/// What of it may go unlearned: half of the pictures make up no more.
+const SPARE: f64 = 0.03;
 
 /// What variety weighs beside what is liked.
 const VARIETY: f64 = 0.1;

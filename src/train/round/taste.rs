@@ -25,6 +25,17 @@ pub struct Quality {
     pub brier_of_mean: f64,
 }
 
+impl Quality {
+    /// Whether it is believed.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.auc >= GOOD
+    }
+}
+
+/// The AUC from which it is believed.
+const GOOD: f64 = 0.6;
+
 /// Parts that raters are divided into.
 const FOLDS: usize = 5;
 /// Steps of gradient descent, and their length.
