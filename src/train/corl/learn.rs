@@ -69,8 +69,6 @@ pub(super) struct Learner<'a> {
     pub positions: usize,
     /// Layers of a pass that are in memory at once; all where it is not said.
     pub segment: Option<usize>,
-    /// What share of the squared advantages may be left out, the least first: many samples tell little, and each costs as much.
-    pub spare: f64,
 }
 
 /// Samples of one kind that one pass takes, and what all of their kind come to.
@@ -85,7 +83,7 @@ impl Learner<'_> {
     ///
     /// # Errors
     /// When memory runs out, or a gradient is missing.
-    pub fn learn(&self, samples: Vec<Learning<'_>>, optim: &mut AdamW) -> Result<Learned, TrainError> {
+    pub fn learn(&self, mut samples: Vec<Learning<'_>>, optim: &mut AdamW) -> Result<Learned, TrainError> {
         // The mean is over all samples of a task, those that tell nothing included: over the few others alone it would be mostly noise
         // where most groups agree.
         let count = |picture: bool| {
@@ -93,12 +91,9 @@ impl Learner<'_> {
             of.fold((0, 0), |(n, tokens), sample| (n + sample.times, tokens + sample.times * sample.drawn.tokens.len()))
         };
         let counts = [count(true), count(false)];
+        samples.retain(|sample| sample.advantage != 0.0);
         // Of one kind, so that each part reaches what its kind reaches.
-        let (mut drawn, mut said): (Vec<_>, Vec<_>) = samples.into_iter().partition(Learning::is_picture);
-        for of_kind in [&mut drawn, &mut said] {
-            let least = least(of_kind.iter().map(|sample| (sample.advantage, sample.times)), self.spare);
-            of_kind.retain(|sample| sample.advantage != 0.0 && sample.advantage.abs() >= least);
-        }
+        let (drawn, said): (Vec<_>, Vec<_>) = samples.into_iter().partition(Learning::is_picture);
         let mut parts = Vec::new();
         for (of_kind, (of, tokens)) in [&drawn, &said].into_iter().zip(counts) {
             let mut rest = of_kind.as_slice();
@@ -181,35 +176,5 @@ impl Learner<'_> {
         };
         segments::backward(self.network, plan.spans(), self.segment, loss, |grads| optim.gather(grads, &mut pass))?;
         Ok((pass, learned))
-    }
-}
-
-/// The least size that an advantage must have, so that all smaller ones, each so many times, make up no more than `spare` of the squares
-/// of all.
-fn least(advantages: impl Iterator<Item = (f64, usize)>, spare: f64) -> f64 {
-    let mut squares: Vec<f64> =
-        advantages.flat_map(|(advantage, times)| std::iter::repeat_n(advantage * advantage, times)).collect();
-    squares.sort_by(f64::total_cmp);
-    let mut left = spare * squares.iter().sum::<f64>();
-    let stays = squares.into_iter().find(|square| {
-        left -= square;
-        left < 0.0
-    });
-    stays.map_or(0.0, f64::sqrt)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_together_tells_little_is_left_out() {
-        // Squares 100, 25, 4, 1 and 1 again: 131 in all.
-        let advantages = || [(2.0, 1), (-10.0, 1), (1.0, 2), (-5.0, 1), (0.0, 1)].into_iter();
-        for (spare, wanted) in [(0.0, 1.0), (0.01, 1.0), (0.02, 2.0), (0.04, 2.0), (0.05, 5.0), (0.3, 10.0)] {
-            assert_eq!(least(advantages(), spare), wanted, "{spare}");
-        }
-        assert_eq!(least([].into_iter(), 0.1), 0.0);
-        assert_eq!(least([(3.0, 1), (3.0, 1), (-3.0, 1)].into_iter(), 0.5), 3.0, "what is alike stays together");
     }
 }

@@ -57,7 +57,6 @@ impl CorlOptions {
             schedule: Schedule { peak, warmup: 10, decay: 0.3 },
             positions: 2048,
             segment: None,
-            spare: 0.0,
         }
     }
 

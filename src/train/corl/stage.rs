@@ -75,8 +75,6 @@ pub struct CorlOptions {
     pub positions: usize,
     /// Layers that such a pass keeps in memory at once, computing the others again when their turn comes; without it all, once.
     pub segment: Option<usize>,
-    /// What share of a step's squared advantages may be left out, the least first.
-    pub spare: f64,
 }
 
 /// See the module text.
@@ -288,7 +286,6 @@ impl CorlStage {
             aggregate: self.options.aggregate,
             positions: self.options.positions,
             segment: self.options.segment,
-            spare: self.options.spare,
         };
         learner.learn(learnings.collect(), &mut self.optim)
     }

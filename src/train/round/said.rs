@@ -234,7 +234,7 @@ impl Rounds {
         let mut steps = (lessons.lessons.len() as u64 * plan.epochs).div_ceil(each as u64).max(1);
         steps = steps.max(corrected.len().div_ceil(CORRECTED) as u64 * plan.epochs);
         let demo = CorlOptions::demo(practice, self.served);
-        let (mut coupling, mut spare) = (demo.coupling, demo.spare);
+        let mut coupling = demo.coupling;
         // What was logged is gone through by ever smaller steps: noise in large ones is never called back (see ARCHITECTURE's log).
         let mut schedule = Schedule { peak: plan.rate * plan.multiplier, warmup: 5, decay: 1.0 };
         if liking.is_some() {
@@ -242,7 +242,6 @@ impl Rounds {
             schedule = Schedule { peak: plan.anew_rate * plan.multiplier, warmup: 10, decay: 0.3 };
             // Pictures that are liked alike would tell by their deviation what nobody has said.
             coupling.pictures = Scale::None;
-            spare = SPARE;
         }
         let (corrections, anew) = (corrected.len().min(CORRECTED), prompts.len().min(plan.anew));
         let asked = unlabelled.len().min(plan.unlabelled);
@@ -254,7 +253,6 @@ impl Rounds {
             logged: each,
             schedule,
             coupling,
-            spare,
             ..demo
         };
         // Each step its share of both, in turns.
@@ -304,9 +302,6 @@ fn benchmark(practice: Practice, dice: &mut Dice) -> Exercise {
     let Exercise { draw, ask } = of_world(practice, dice);
     Exercise { draw: draw.map(|wanted| Wanted { real: None, ..wanted }), ask }
 }
-
-/// What of it may go unlearned: half of the pictures make up no more.
-const SPARE: f64 = 0.03;
 
 /// What variety weighs beside what is liked.
 const VARIETY: f64 = 0.1;
