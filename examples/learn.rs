@@ -46,7 +46,7 @@ const AT_ONCE: usize = 12;
 #[derive(Parser)]
 struct Options {
     /// Rounds of asking, rating and learning
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     rounds: u64,
     /// Requests of a round
     #[arg(long, default_value_t = 1500)]
