@@ -87,6 +87,11 @@ pub struct Taking {
 }
 
 impl Taking {
+    /// Whether what came of a request becomes a lesson.
+    fn is_lesson(&self, asked: &Asked) -> bool {
+        self.pictures || !matches!(asked, Asked::Draw(_))
+    }
+
     /// What a sample earns in the end.
     fn earned(&self, advantage: f64) -> f64 {
         let earned = advantage + self.hold;
@@ -113,8 +118,7 @@ pub fn lessons(
         for record in &kept.records {
             let Some(&heard) = heard.get(&record.id) else { continue };
             let version = &record.sample.version;
-            let is_lesson = taking.pictures || !matches!(kept.call.asked, Asked::Draw(_));
-            if is_lesson && !is_young(version) {
+            if taking.is_lesson(&kept.call.asked) && !is_young(version) {
                 all.too_old += 1;
                 continue;
             }
@@ -135,7 +139,7 @@ pub fn lessons(
     };
     let (pictures_alone, answers_alone) = (mean(true), mean(false));
     for Beside { asked, version, drawn: (guidance, temperature), heard } in groups.into_values() {
-        if matches!(asked, Asked::Draw(_)) && !taking.pictures {
+        if !taking.is_lesson(asked) {
             all.pictures += heard.len();
             all.samples.extend(heard.iter().map(|(record, _)| record.id));
             continue;
