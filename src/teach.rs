@@ -84,6 +84,7 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     set(&mut settings.schedule.peak, options.rate);
     set(&mut settings.schedule.decay, options.decay);
     set(&mut settings.objective.beta, options.beta);
+    set(&mut settings.keep, options.keep);
     set(&mut settings.coupling.lambda, options.lambda);
     settings.schedule.warmup = options.warmup.unwrap_or(settings.schedule.warmup);
     settings.steps = options.steps.unwrap_or(settings.steps);
@@ -111,6 +112,7 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     settings.scored = match options.scored {
         None => settings.scored,
         Some(ScoredName::Guided) => Scored::Guided,
+        Some(ScoredName::Detached) => Scored::Detached,
         Some(ScoredName::Conditional) => Scored::Conditional,
     };
     settings

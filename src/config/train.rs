@@ -105,9 +105,14 @@ pub struct Train {
     /// How pictures and answers of an exercise share what they earned
     #[arg(long)]
     pub pairing: Option<PairingName>,
-    /// Under which distribution pictures are scored: the guided one they are drawn from, or that of the prompt alone
+    /// Under which distribution pictures are scored: the guided one they are drawn from, the same with nothing learned through its
+    /// unconditional row (`detached`, for two thirds of the time), or that of the prompt alone
     #[arg(long)]
     pub scored: Option<ScoredName>,
+    /// Share of a step's samples that gradients are computed of, most likely those that tell most; each stands for others, so that the
+    /// gradient stays the same in the mean
+    #[arg(long, value_name = "SHARE", value_parser = number::<0, 1>)]
+    pub keep: Option<f32>,
     /// Guidance weight of pictures [default: what the checkpoint says, which is how it is served]
     #[arg(long, value_name = "WEIGHT", value_parser = number::<0, 100>)]
     pub guidance: Option<f32>,
@@ -225,5 +230,6 @@ pub enum ScaleName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ScoredName {
     Guided,
+    Detached,
     Conditional,
 }

@@ -84,6 +84,14 @@ impl Trainable {
         Ok(())
     }
 
+    /// The network as it is now, of which nothing learns.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn still(&self) -> Result<Network, TrainError> {
+        network(&self.config, self.tensors()?, &self.device)
+    }
+
     /// Every tensor as it is now; those that learn whole share their memory.
     ///
     /// # Errors

@@ -21,12 +21,12 @@ use ulm::reward::{
 use ulm::train::corl::exercise::{Practice, Source, of_world};
 use ulm::train::corl::loss::Objective;
 use ulm::train::corl::rollout::roll;
-use ulm::train::corl::score::{Drawn, Prompt, log_probs};
-use ulm::train::corl::{CorlOptions, CorlStage};
+use ulm::train::corl::score::{Drawn, Plan, Prompt, log_probs};
+use ulm::train::corl::{CorlOptions, CorlStage, Scored};
 use ulm::train::optim::Schedule;
 use ulm::train::player::Player;
 use ulm::train::run::{Metrics, Stage};
-use ulm::train::trainable::Lora;
+use ulm::train::trainable::{Lora, Trainable};
 use ulm::world;
 
 fn model() -> Arc<Model> {
@@ -112,6 +112,51 @@ fn the_trainer_scores_what_the_engine_drew() {
     let worst = scored.iter().zip(&noted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert_eq!(scored.len(), noted.len());
     assert!(worst < 1e-4, "{worst}");
+}
+
+#[test]
+fn what_is_apart_scores_the_same_and_does_not_learn() {
+    const WORDS: &str = "model.language_model.embed_tokens.weight";
+    let model = model();
+    let weights =
+        Trainable::new(model.config(), model.tensors().clone(), &["model.language_model."], None, &Device::Cpu)
+            .unwrap();
+    let prompt = model.prompter().draw(&Draw { prompt: "a red circle".into() }).unwrap();
+    let drawn = [Drawn {
+        prompt: Prompt::Picture { prompt: &prompt, guidance: 1.35 },
+        tokens: &[3, 1, 4, 1, 5],
+        temperature: 0.9,
+    }];
+    let scored = |apart: bool| {
+        let plan = Plan::new(&drawn, apart).unwrap();
+        let hidden = weights.network.forward(plan.spans()).unwrap();
+        let aside = apart.then(|| model.network().forward(plan.aside()).unwrap());
+        let log_probs = plan.log_probs(&weights.network, &hidden, aside.as_ref()).unwrap();
+        let grads = log_probs.sum_all().unwrap().backward().unwrap();
+        let slopes = grads.get(&weights.vars[WORDS]).unwrap().abs().unwrap().sum(1).unwrap();
+        (log_probs.to_vec1::<f32>().unwrap(), slopes.to_vec1::<f32>().unwrap())
+    };
+    let ((among, both), (apart, one)) = (scored(false), scored(true));
+    assert!(among.iter().zip(&apart).all(|(a, b)| (a - b).abs() < 1e-4), "{among:?} {apart:?}");
+    // The word in place of the prompt's own is read by the unconditional row alone.
+    let padding = *prompt.unconditional.iter().find(|id| !prompt.conditional.contains(id)).unwrap() as usize;
+    assert!(both[padding] > 0.0 && one[padding] == 0.0, "{} {}", both[padding], one[padding]);
+    let word = *prompt.conditional.iter().find(|id| !prompt.unconditional.contains(id)).unwrap() as usize;
+    assert!(one[word] > 0.0);
+}
+
+/// With half of the samples left out and unconditional rows apart.
+#[test]
+fn half_of_the_samples_stand_for_all() {
+    let model = model();
+    let settings = CorlOptions { group: 8, ..options(Practice::Drawing, &model) };
+    let all = stage(&model, settings.clone()).step(0).unwrap();
+    let half = CorlOptions { keep: 0.5, scored: Scored::Detached, ..settings };
+    let half = stage(&model, half).step(0).unwrap();
+    assert_eq!(of(&all, "world"), of(&half, "world"), "the same is drawn");
+    let (of_all, of_half) = (of(&all, "samples"), of(&half, "samples"));
+    assert!(of_half <= of_all.mul_add(0.5, 1.0) && of_half > 0.0, "{all:?} {half:?}");
+    assert!(of(&half, "most_drift") < 1e-4, "what was drawn is scored as it was: {half:?}");
 }
 
 #[test]

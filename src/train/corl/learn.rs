@@ -9,7 +9,9 @@ use super::super::optim::{AdamW, Pass};
 use super::super::segments;
 use super::loss::{Aggregate, Objective, Outcome, Tokens};
 use super::score::{Drawn, Plan, Prompt, log_probs};
+use super::thin::thin;
 use crate::model::network::Network;
+use crate::world::Dice;
 
 /// What pictures alone do not reach.
 const WORDS: &str = "lm_head.";
@@ -69,6 +71,10 @@ pub(super) struct Learner<'a> {
     pub positions: usize,
     /// Layers of a pass that are in memory at once; all where it is not said.
     pub segment: Option<usize>,
+    /// The same weights, of which nothing learns, where unconditional rows are not to.
+    pub still: Option<&'a Network>,
+    /// Share of the samples that gradients are computed of; the others are stood for.
+    pub keep: f64,
 }
 
 /// Samples of one kind that one pass takes, and what all of their kind come to.
@@ -83,7 +89,7 @@ impl Learner<'_> {
     ///
     /// # Errors
     /// When memory runs out, or a gradient is missing.
-    pub fn learn(&self, mut samples: Vec<Learning<'_>>, optim: &mut AdamW) -> Result<Learned, TrainError> {
+    pub fn learn(&self, samples: Vec<Learning<'_>>, dice: &mut Dice, optim: &mut AdamW) -> Result<Learned, TrainError> {
         // The mean is over all samples of a task, those that tell nothing included: over the few others alone it would be mostly noise
         // where most groups agree.
         let count = |picture: bool| {
@@ -91,9 +97,14 @@ impl Learner<'_> {
             of.fold((0, 0), |(n, tokens), sample| (n + sample.times, tokens + sample.times * sample.drawn.tokens.len()))
         };
         let counts = [count(true), count(false)];
-        samples.retain(|sample| sample.advantage != 0.0);
         // Of one kind, so that each part reaches what its kind reaches.
-        let (drawn, said): (Vec<_>, Vec<_>) = samples.into_iter().partition(Learning::is_picture);
+        let (mut drawn, mut said): (Vec<_>, Vec<_>) = samples.into_iter().partition(Learning::is_picture);
+        for of_kind in [&mut drawn, &mut said] {
+            let sizes: Vec<f64> = of_kind.iter().map(|sample| sample.times as f64 * sample.advantage.abs()).collect();
+            let weights = thin(&sizes, self.keep, dice);
+            of_kind.iter_mut().zip(weights).for_each(|(sample, weight)| sample.advantage *= weight);
+            of_kind.retain(|sample| sample.advantage != 0.0);
+        }
         let mut parts = Vec::new();
         for (of_kind, (of, tokens)) in [&drawn, &said].into_iter().zip(counts) {
             let mut rest = of_kind.as_slice();
@@ -153,10 +164,12 @@ impl Learner<'_> {
             scored: samples.len(),
             ..Learned::default()
         };
-        let (plan, mut pass) = (Plan::new(&drawn)?, optim.begin());
+        let (plan, mut pass) = (Plan::new(&drawn, self.still.is_some())?, optim.begin());
+        let aside = self.still.filter(|_| !plan.aside().is_empty());
+        let aside = aside.map(|still| still.forward(plan.aside())).transpose()?;
         let loss = |hidden: &Tensor| {
             let tokens = Tokens {
-                now: &plan.log_probs(self.network, hidden)?,
+                now: &plan.log_probs(self.network, hidden, aside.as_ref())?,
                 sampled: &Tensor::new(sampled, self.network.device())?,
                 reference: reference.as_ref(),
                 advantages: &of_tokens(&|sample| sample.advantage)?,

@@ -13,6 +13,7 @@ pub mod rollout;
 pub mod rows;
 pub mod score;
 mod stage;
+mod thin;
 
 pub use stage::{CorlOptions, CorlStage, Scored};
 
@@ -45,6 +46,7 @@ impl CorlOptions {
             temperature: served.temperature,
             answer_tokens: 64,
             scored: Scored::Guided,
+            keep: 1.0,
             coupling: Coupling {
                 pairing: Pairing::Separate,
                 lambda: 3.0,

@@ -60,15 +60,20 @@ fn place<'a>(spans: &mut Vec<Span<'a>>, chunks: Vec<Chunk<'a>>, length: usize) -
 pub struct Plan<'a> {
     samples: &'a [Drawn<'a>],
     spans: Vec<Span<'a>>,
+    /// The unconditional ones among them, where they are to be run by themselves.
+    aside: Vec<Span<'a>>,
     /// Of each sample, the rows that predict its reply: conditional, and unconditional where guidance needs them.
     rows: Vec<(Range<u32>, Option<Range<u32>>)>,
 }
 
 impl<'a> Plan<'a> {
+    /// Unconditional sequences go among the others, or `apart` from them.
+    ///
     /// # Errors
     /// When a picture of a prompt has no features.
-    pub fn new(samples: &'a [Drawn<'a>]) -> Result<Self> {
+    pub fn new(samples: &'a [Drawn<'a>], apart: bool) -> Result<Self> {
         let mut spans = Vec::with_capacity(2 * samples.len());
+        let mut aside = Vec::new();
         let mut rows = Vec::with_capacity(samples.len());
         for sample in samples {
             let length = sample.tokens.len();
@@ -78,7 +83,8 @@ impl<'a> Plan<'a> {
                     let conditional =
                         place(&mut spans, vec![Chunk::Text(&prompt.conditional), Chunk::Codes(said)], length);
                     let unconditional = (*guidance != 1.0).then(|| {
-                        place(&mut spans, vec![Chunk::Text(&prompt.unconditional), Chunk::Codes(said)], length)
+                        let spans = if apart { &mut aside } else { &mut spans };
+                        place(spans, vec![Chunk::Text(&prompt.unconditional), Chunk::Codes(said)], length)
                     });
                     rows.push((conditional, unconditional));
                 }
@@ -89,7 +95,7 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        Ok(Self { samples, spans, rows })
+        Ok(Self { samples, spans, aside, rows })
     }
 
     /// The sequences, for [`Network::forward`].
@@ -98,12 +104,18 @@ impl<'a> Plan<'a> {
         &self.spans
     }
 
-    /// The hidden states of [`Plan::spans`], `[positions, hidden]` → log π of every token, sample after sample, `[tokens]`, f32,
-    /// differentiable in both the states and the heads of `network`.
+    /// Those that are apart, for a [`Network::forward`] of their own.
+    #[must_use]
+    pub fn aside(&self) -> &[Span<'a>] {
+        &self.aside
+    }
+
+    /// The hidden states of [`Plan::spans`] and of [`Plan::aside`], where there is any, `[positions, hidden]` → log π of every token, sample
+    /// after sample, `[tokens]`, f32, differentiable in the states and the heads of `network`.
     ///
     /// # Errors
     /// When there is no sample, a sample is empty, or an id is none of the model's.
-    pub fn log_probs(&self, network: &Network, hidden: &Tensor) -> Result<Tensor> {
+    pub fn log_probs(&self, network: &Network, hidden: &Tensor, aside: Option<&Tensor>) -> Result<Tensor> {
         let Self { samples, rows, .. } = self;
         let mut order: Vec<usize> = (0..samples.len()).collect();
         order.sort_by_key(|&at| samples[at].key());
@@ -111,15 +123,18 @@ impl<'a> Plan<'a> {
         // Where each sample's tokens begin in the groups one after another.
         let (mut begins, mut done) = (vec![0u32; samples.len()], 0);
         for group in order.chunk_by(|&a, &b| samples[a].key() == samples[b].key()) {
-            let pick = |rows: Vec<u32>| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
+            let pick = |hidden: &Tensor, rows: Vec<u32>| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
             let ids: Vec<u32> = group.iter().flat_map(|&at| samples[at].tokens).copied().collect();
-            let conditional = pick(group.iter().flat_map(|&at| rows[at].0.clone()).collect())?;
+            let conditional = pick(hidden, group.iter().flat_map(|&at| rows[at].0.clone()).collect())?;
             let unconditional: Vec<u32> = group.iter().filter_map(|&at| rows[at].1.clone()).flatten().collect();
             let first = &samples[group[0]];
             let logits = match first.prompt {
                 Prompt::Answer { .. } => network.text_logits(&conditional)?,
                 Prompt::Picture { guidance, .. } if !unconditional.is_empty() => {
-                    let (c, u) = (network.image_logits(&conditional)?, network.image_logits(&pick(unconditional)?)?);
+                    let (c, u) = (
+                        network.image_logits(&conditional)?,
+                        network.image_logits(&pick(aside.unwrap_or(hidden), unconditional)?)?,
+                    );
                     policy::guide(&c, &u, f64::from(guidance))?
                 }
                 Prompt::Picture { .. } => network.image_logits(&conditional)?,
@@ -142,6 +157,6 @@ impl<'a> Plan<'a> {
 /// # Errors
 /// When there is no sample, a sample is empty, or an id is none of the model's.
 pub fn log_probs(network: &Network, samples: &[Drawn<'_>]) -> Result<Tensor> {
-    let plan = Plan::new(samples)?;
-    plan.log_probs(network, &network.forward(plan.spans())?)
+    let plan = Plan::new(samples, false)?;
+    plan.log_probs(network, &network.forward(plan.spans())?, None)
 }

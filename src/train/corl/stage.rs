@@ -41,6 +41,8 @@ const TRAINS: [&str; 2] = ["model.language_model.", "lm_head."];
 pub enum Scored {
     /// The one they are drawn from.
     Guided,
+    /// The same, but only what the conditional row makes of a prompt learns: two passes less of six for a picture.
+    Detached,
     /// That of the conditional row alone, as the published code has it, though they are drawn with guidance.
     Conditional,
 }
@@ -65,6 +67,8 @@ pub struct CorlOptions {
     /// Most tokens of an answer.
     pub answer_tokens: usize,
     pub scored: Scored,
+    /// Share of a step's samples that gradients are computed of, those first that tell most; each stands for others like it.
+    pub keep: f64,
     pub coupling: Coupling,
     pub objective: Objective,
     pub aggregate: Aggregate,
@@ -246,7 +250,7 @@ impl CorlStage {
     fn lesson(&self, group: Group) -> Lesson {
         let o = &self.options;
         let (guidance, temperature, guided) = match (&group.prompt, o.scored) {
-            (LessonPrompt::Picture(_), Scored::Guided) => (o.guidance, o.temperature, true),
+            (LessonPrompt::Picture(_), Scored::Guided | Scored::Detached) => (o.guidance, o.temperature, true),
             (LessonPrompt::Picture(_), Scored::Conditional) => (1.0, o.temperature, false),
             (LessonPrompt::Answer(_), _) => (1.0, 1.0, true),
         };
@@ -275,10 +279,12 @@ impl CorlStage {
     }
 
     /// Adds up the gradients of all that these lessons tell.
-    fn learn(&mut self, lessons: &[&Lesson]) -> Result<Learned, TrainError> {
+    fn learn(&mut self, lessons: &[&Lesson], dice: &mut Dice) -> Result<Learned, TrainError> {
         let features = lessons.iter().map(|lesson| lesson.features(&self.base)).collect::<Result<Vec<_>, _>>()?;
         let learnings =
             lessons.iter().zip(&features).flat_map(|(lesson, features)| lesson.learnings(features.as_ref()));
+        let apart = self.options.scored == Scored::Detached;
+        let still = apart.then(|| self.weights.still()).transpose()?;
         let learner = Learner {
             network: &self.weights.network,
             reference: self.base.network(),
@@ -286,8 +292,10 @@ impl CorlStage {
             aggregate: self.options.aggregate,
             positions: self.options.positions,
             segment: self.options.segment,
+            still: still.as_ref(),
+            keep: self.options.keep,
         };
-        learner.learn(learnings.collect(), &mut self.optim)
+        learner.learn(learnings.collect(), dice, &mut self.optim)
     }
 }
 
@@ -344,7 +352,7 @@ impl Stage for CorlStage {
         let lessons: Vec<&Lesson> = fresh.iter().chain(turn.iter().filter_map(|&at| logged.get(at))).collect();
         let mute = lessons.iter().filter(|lesson| lesson.is_mute()).count();
         metrics.push(("mute_groups", mute as f64 / lessons.len().max(1) as f64));
-        let learned = self.learn(&lessons);
+        let learned = self.learn(&lessons, &mut dice);
         self.logged = logged;
         let learned = learned?;
         let norm = match learned.samples {

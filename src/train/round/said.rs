@@ -33,7 +33,7 @@ use crate::store::RatedCall;
 use crate::train::TrainError;
 use crate::train::corl::advantage::Scale;
 use crate::train::corl::exercise::{Exercise, Practice, Source, of_world};
-use crate::train::corl::{CorlOptions, CorlStage};
+use crate::train::corl::{CorlOptions, CorlStage, Scored};
 use crate::train::log::replace;
 use crate::train::optim::Schedule;
 use crate::world::Dice;
@@ -234,7 +234,7 @@ impl Rounds {
         let mut steps = (lessons.lessons.len() as u64 * plan.epochs).div_ceil(each as u64).max(1);
         steps = steps.max(corrected.len().div_ceil(CORRECTED) as u64 * plan.epochs);
         let demo = CorlOptions::demo(practice, self.served);
-        let mut coupling = demo.coupling;
+        let (mut coupling, mut scored, mut keep) = (demo.coupling, demo.scored, demo.keep);
         // What was logged is gone through by ever smaller steps: noise in large ones is never called back (see ARCHITECTURE's log).
         let mut schedule = Schedule { peak: plan.rate * plan.multiplier, warmup: 5, decay: 1.0 };
         if liking.is_some() {
@@ -242,6 +242,7 @@ impl Rounds {
             schedule = Schedule { peak: plan.anew_rate * plan.multiplier, warmup: 10, decay: 0.3 };
             // Pictures that are liked alike would tell by their deviation what nobody has said.
             coupling.pictures = Scale::None;
+            (scored, keep) = (Scored::Detached, KEEP);
         }
         let (corrections, anew) = (corrected.len().min(CORRECTED), prompts.len().min(plan.anew));
         let asked = unlabelled.len().min(plan.unlabelled);
@@ -253,6 +254,8 @@ impl Rounds {
             logged: each,
             schedule,
             coupling,
+            scored,
+            keep,
             ..demo
         };
         // Each step its share of both, in turns.
@@ -303,8 +306,11 @@ fn benchmark(practice: Practice, dice: &mut Dice) -> Exercise {
     Exercise { draw: draw.map(|wanted| Wanted { real: None, ..wanted }), ask }
 }
 
+/// Share of the pictures that gradients are computed of: drawing them costs less, and few tell most.
+const KEEP: f64 = 0.5;
+
 /// What variety weighs beside what is liked.
-const VARIETY: f64 = 0.1;
+const VARIETY: f64 = 0.3;
 
 /// Corrections that a step practises.
 const CORRECTED: usize = 4;
