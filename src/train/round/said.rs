@@ -310,7 +310,7 @@ fn benchmark(practice: Practice, dice: &mut Dice) -> Exercise {
 const KEEP: f64 = 0.5;
 
 /// What variety weighs beside what is liked.
-const VARIETY: f64 = 0.3;
+const VARIETY: f64 = 0.2;
 
 /// Corrections that a step practises.
 const CORRECTED: usize = 4;
