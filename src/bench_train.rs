@@ -131,10 +131,10 @@ impl Bench {
         let parts: Vec<_> = grids.chunks(PICTURES.div_ceil(passes)).collect();
         let one = |grids: &&[Vec<u32>]| {
             let drawn = drawn(prompt, grids);
-            let (plan, mut pass) = (Plan::new(&drawn, false)?, optim.begin());
+            let (plan, mut pass) = (Plan::new(&drawn, None)?, optim.begin());
             // The mean of all pictures, which are of one length.
             let share = -(grids.len() as f64) / PICTURES as f64;
-            let loss = |hidden: &Tensor| plan.log_probs(&weights.network, hidden, None)?.mean_all()? * share;
+            let loss = |hidden: &Tensor| plan.log_probs(&weights.network, hidden)?.mean_all()? * share;
             segments::backward(&weights.network, plan.spans(), layers, loss, |grads| optim.gather(grads, &mut pass))?;
             Ok::<_, candle_core::Error>(pass)
         };

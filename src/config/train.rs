@@ -106,7 +106,7 @@ pub struct Train {
     #[arg(long)]
     pub pairing: Option<PairingName>,
     /// Under which distribution pictures are scored: the guided one they are drawn from, the same with nothing learned through its
-    /// unconditional row (`detached`, for two thirds of the time), or that of the prompt alone
+    /// unconditional row (`detached`, two thirds of a gradient's work), or that of the prompt alone
     #[arg(long)]
     pub scored: Option<ScoredName>,
     /// Share of a step's samples that gradients are computed of, most likely those that tell most; each stands for others, so that the

@@ -113,7 +113,7 @@ mod tests {
     fn same_gradients(weights: &Trainable, samples: &[Drawn<'_>]) -> Vec<String> {
         let loss = weighed(&log_probs(&weights.network, samples).unwrap()).unwrap();
         let wanted = found(weights, &loss.backward().unwrap());
-        let plan = Plan::new(samples, false).unwrap();
+        let plan = Plan::new(samples, None).unwrap();
         for (layers, parts) in
             [(None, 1), (Some(0), 1), (Some(1), 5), (Some(2), 3), (Some(3), 2), (Some(5), 1), (Some(9), 1)]
         {
@@ -125,7 +125,7 @@ mod tests {
                 }
                 Ok(())
             };
-            let loss = |hidden: &Tensor| weighed(&plan.log_probs(&weights.network, hidden, None)?);
+            let loss = |hidden: &Tensor| weighed(&plan.log_probs(&weights.network, hidden)?);
             backward(&weights.network, plan.spans(), layers, loss, sink).unwrap();
             assert_eq!(pieces, parts);
             assert!(got.keys().eq(wanted.keys()), "{layers:?}: {:?}", got.keys());
@@ -181,14 +181,14 @@ mod tests {
     fn a_lost_gradient_is_told() {
         let (prompt, weights) = (&draws()[0], learner(None));
         let drawn = [Drawn { prompt: Prompt::Picture { prompt, guidance: 1.0 }, tokens: &[3, 1], temperature: 1.0 }];
-        let plan = Plan::new(&drawn, false).unwrap();
+        let plan = Plan::new(&drawn, None).unwrap();
         let mut optim = AdamW::new(weights.vars.clone(), AdamWOptions::default()).unwrap();
         let lost = |hidden: &Tensor| hidden.detach().sum_all();
         let mut pass = optim.begin();
         let error = backward(&weights.network, plan.spans(), Some(2), lost, |grads| optim.gather(grads, &mut pass));
         let error = error.unwrap_err();
         assert!(error.to_string().contains("below layer 4"), "{error}");
-        let loss = |hidden: &Tensor| weighed(&plan.log_probs(&weights.network, hidden, None)?);
+        let loss = |hidden: &Tensor| weighed(&plan.log_probs(&weights.network, hidden)?);
         let mut pass = optim.begin();
         backward(&weights.network, plan.spans(), Some(2), loss, |grads| optim.gather(grads, &mut pass)).unwrap();
         assert!(optim.accumulate(pass, |_| true).unwrap_err().to_string().contains("`lm_head.weight`"));

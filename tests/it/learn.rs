@@ -128,10 +128,9 @@ fn what_is_apart_scores_the_same_and_does_not_learn() {
         temperature: 0.9,
     }];
     let scored = |apart: bool| {
-        let plan = Plan::new(&drawn, apart).unwrap();
+        let plan = Plan::new(&drawn, apart.then(|| model.network())).unwrap();
         let hidden = weights.network.forward(plan.spans()).unwrap();
-        let aside = apart.then(|| model.network().forward(plan.aside()).unwrap());
-        let log_probs = plan.log_probs(&weights.network, &hidden, aside.as_ref()).unwrap();
+        let log_probs = plan.log_probs(&weights.network, &hidden).unwrap();
         let grads = log_probs.sum_all().unwrap().backward().unwrap();
         let slopes = grads.get(&weights.vars[WORDS]).unwrap().abs().unwrap().sum(1).unwrap();
         (log_probs.to_vec1::<f32>().unwrap(), slopes.to_vec1::<f32>().unwrap())

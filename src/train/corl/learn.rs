@@ -164,12 +164,10 @@ impl Learner<'_> {
             scored: samples.len(),
             ..Learned::default()
         };
-        let (plan, mut pass) = (Plan::new(&drawn, self.still.is_some())?, optim.begin());
-        let aside = self.still.filter(|_| !plan.aside().is_empty());
-        let aside = aside.map(|still| still.forward(plan.aside())).transpose()?;
+        let (plan, mut pass) = (Plan::new(&drawn, self.still)?, optim.begin());
         let loss = |hidden: &Tensor| {
             let tokens = Tokens {
-                now: &plan.log_probs(self.network, hidden, aside.as_ref())?,
+                now: &plan.log_probs(self.network, hidden)?,
                 sampled: &Tensor::new(sampled, self.network.device())?,
                 reference: reference.as_ref(),
                 advantages: &of_tokens(&|sample| sample.advantage)?,

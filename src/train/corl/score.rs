@@ -60,18 +60,18 @@ fn place<'a>(spans: &mut Vec<Span<'a>>, chunks: Vec<Chunk<'a>>, length: usize) -
 pub struct Plan<'a> {
     samples: &'a [Drawn<'a>],
     spans: Vec<Span<'a>>,
-    /// The unconditional ones among them, where they are to be run by themselves.
-    aside: Vec<Span<'a>>,
+    /// What unconditional sequences come to, where they do not learn and so are not among these.
+    still: Option<Tensor>,
     /// Of each sample, the rows that predict its reply: conditional, and unconditional where guidance needs them.
     rows: Vec<(Range<u32>, Option<Range<u32>>)>,
 }
 
 impl<'a> Plan<'a> {
-    /// Unconditional sequences go among the others, or `apart` from them.
+    /// With the same weights as a `still` network, of which nothing learns, unconditional sequences are run here and do not learn.
     ///
     /// # Errors
-    /// When a picture of a prompt has no features.
-    pub fn new(samples: &'a [Drawn<'a>], apart: bool) -> Result<Self> {
+    /// When a picture of a prompt has no features, or the network fails.
+    pub fn new(samples: &'a [Drawn<'a>], still: Option<&Network>) -> Result<Self> {
         let mut spans = Vec::with_capacity(2 * samples.len());
         let mut aside = Vec::new();
         let mut rows = Vec::with_capacity(samples.len());
@@ -83,7 +83,7 @@ impl<'a> Plan<'a> {
                     let conditional =
                         place(&mut spans, vec![Chunk::Text(&prompt.conditional), Chunk::Codes(said)], length);
                     let unconditional = (*guidance != 1.0).then(|| {
-                        let spans = if apart { &mut aside } else { &mut spans };
+                        let spans = if still.is_some() { &mut aside } else { &mut spans };
                         place(spans, vec![Chunk::Text(&prompt.unconditional), Chunk::Codes(said)], length)
                     });
                     rows.push((conditional, unconditional));
@@ -95,7 +95,8 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        Ok(Self { samples, spans, aside, rows })
+        let still = still.filter(|_| !aside.is_empty()).map(|still| still.forward(&aside)).transpose()?;
+        Ok(Self { samples, spans, still, rows })
     }
 
     /// The sequences, for [`Network::forward`].
@@ -104,18 +105,12 @@ impl<'a> Plan<'a> {
         &self.spans
     }
 
-    /// Those that are apart, for a [`Network::forward`] of their own.
-    #[must_use]
-    pub fn aside(&self) -> &[Span<'a>] {
-        &self.aside
-    }
-
-    /// The hidden states of [`Plan::spans`] and of [`Plan::aside`], where there is any, `[positions, hidden]` → log π of every token, sample
-    /// after sample, `[tokens]`, f32, differentiable in the states and the heads of `network`.
+    /// The hidden states of [`Plan::spans`], `[positions, hidden]` → log π of every token, sample after sample, `[tokens]`, f32,
+    /// differentiable in both the states and the heads of `network`.
     ///
     /// # Errors
     /// When there is no sample, a sample is empty, or an id is none of the model's.
-    pub fn log_probs(&self, network: &Network, hidden: &Tensor, aside: Option<&Tensor>) -> Result<Tensor> {
+    pub fn log_probs(&self, network: &Network, hidden: &Tensor) -> Result<Tensor> {
         let Self { samples, rows, .. } = self;
         let mut order: Vec<usize> = (0..samples.len()).collect();
         order.sort_by_key(|&at| samples[at].key());
@@ -133,7 +128,7 @@ impl<'a> Plan<'a> {
                 Prompt::Picture { guidance, .. } if !unconditional.is_empty() => {
                     let (c, u) = (
                         network.image_logits(&conditional)?,
-                        network.image_logits(&pick(aside.unwrap_or(hidden), unconditional)?)?,
+                        network.image_logits(&pick(self.still.as_ref().unwrap_or(hidden), unconditional)?)?,
                     );
                     policy::guide(&c, &u, f64::from(guidance))?
                 }
@@ -157,6 +152,6 @@ impl<'a> Plan<'a> {
 /// # Errors
 /// When there is no sample, a sample is empty, or an id is none of the model's.
 pub fn log_probs(network: &Network, samples: &[Drawn<'_>]) -> Result<Tensor> {
-    let plan = Plan::new(samples, false)?;
-    plan.log_probs(network, &network.forward(plan.spans())?, None)
+    let plan = Plan::new(samples, None)?;
+    plan.log_probs(network, &network.forward(plan.spans())?)
 }

@@ -151,8 +151,8 @@ impl Describer {
 /// The gradient of -log π of the words of one part, by the number of `words` of the whole batch.
 fn pass(base: &Model, weights: &Trainable, optim: &AdamW, part: &[Told], words: usize) -> Result<Pass, TrainError> {
     let drawn = part.iter().map(|told| told.drawn(base)).collect::<Result<Vec<_>, _>>()?;
-    let (plan, mut pass) = (Plan::new(&drawn, false)?, optim.begin());
-    let loss = |hidden: &Tensor| plan.log_probs(&weights.network, hidden, None)?.sum_all()? * (-1.0 / words as f64);
+    let (plan, mut pass) = (Plan::new(&drawn, None)?, optim.begin());
+    let loss = |hidden: &Tensor| plan.log_probs(&weights.network, hidden)?.sum_all()? * (-1.0 / words as f64);
     segments::backward(&weights.network, plan.spans(), None, loss, |grads| optim.gather(grads, &mut pass))?;
     Ok(pass)
 }
