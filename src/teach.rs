@@ -11,7 +11,7 @@ use candle_core::Device;
 use serde::Serialize;
 
 use crate::config::{
-    Data, Merge, MergeName, PairingName, Preset, RewardName, ScaleName, ScoredName, Train, TrainStage,
+    Data, DivergenceName, Merge, MergeName, PairingName, Preset, RewardName, ScaleName, ScoredName, Train, TrainStage,
 };
 use crate::critic::CriticError;
 use crate::critic::bert::BertScore;
@@ -31,6 +31,7 @@ use crate::reward::{
 use crate::serve;
 use crate::train::corl::advantage::{Pairing, Scale};
 use crate::train::corl::exercise::{Practice, Source};
+use crate::train::corl::loss::Divergence;
 use crate::train::corl::rows::Rows;
 use crate::train::corl::{CorlOptions, CorlStage, Scored, merge as join};
 use crate::train::draw;
@@ -84,7 +85,13 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     set(&mut settings.schedule.peak, options.rate);
     set(&mut settings.schedule.decay, options.decay);
     set(&mut settings.objective.beta, options.beta);
+    settings.objective.divergence = match options.divergence {
+        None => settings.objective.divergence,
+        Some(DivergenceName::Reference) => Divergence::Reference,
+        Some(DivergenceName::Policy) => Divergence::Policy,
+    };
     set(&mut settings.keep, options.keep);
+    set(&mut settings.sharpen, options.sharpen);
     set(&mut settings.coupling.lambda, options.lambda);
     settings.schedule.warmup = options.warmup.unwrap_or(settings.schedule.warmup);
     settings.steps = options.steps.unwrap_or(settings.steps);

@@ -16,7 +16,8 @@ pub use self::model::{
     Convert, DtypeName, Fetch, Info, KeptAs, LayoutName, LikeName, ModelCommand, Pickle, QuantizeName, Random, Verify,
 };
 pub use self::train::{
-    Data, Merge, MergeName, PairingName, Preset, Pretrain, RewardName, ScaleName, ScoredName, Train, TrainStage,
+    Data, DivergenceName, Merge, MergeName, PairingName, Preset, Pretrain, RewardName, ScaleName, ScoredName, Train,
+    TrainStage,
 };
 
 /// Serves unified multimodal models, which draw pictures and answer questions about pictures, behind OpenAI's interface.

@@ -92,6 +92,10 @@ pub struct Train {
     /// What leaving the first model costs (weight of the KL estimate)
     #[arg(long, value_parser = number::<0, 10>)]
     pub beta: Option<f32>,
+    /// Which way leaving it is told: what the first model draws must stay likely (`reference`: k3, as published), or what it hardly draws
+    /// unlikely (`policy`: k2)
+    #[arg(long)]
+    pub divergence: Option<DivergenceName>,
     /// What answers weigh beside pictures
     #[arg(long, value_parser = number::<0, 100>)]
     pub lambda: Option<f32>,
@@ -113,6 +117,10 @@ pub struct Train {
     /// gradient stays the same in the mean
     #[arg(long, value_name = "SHARE", value_parser = number::<0, 1>)]
     pub keep: Option<f32>,
+    /// Learn what image logits are scaled by too (one over a temperature, folded into the head), its logarithm so many times as fast as a
+    /// weight
+    #[arg(long, value_name = "SPEED", value_parser = number::<0, 100>)]
+    pub sharpen: Option<f32>,
     /// Guidance weight of pictures [default: what the checkpoint says, which is how it is served]
     #[arg(long, value_name = "WEIGHT", value_parser = number::<0, 100>)]
     pub guidance: Option<f32>,
@@ -216,6 +224,13 @@ pub enum PairingName {
     Separate,
     SharedReward,
     SharedAdvantage,
+}
+
+/// Which way a divergence goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DivergenceName {
+    Reference,
+    Policy,
 }
 
 /// What advantages are divided by.

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
     use crate::critic::tests::{path, picture};
     use crate::domain::task::{Answer, Sampling};
-    use crate::reward::{Mix, States};
+    use crate::reward::{Drawn, Mix, States};
 
     /// A model that says the same of every picture.
     struct Says(&'static str);
@@ -109,7 +109,8 @@ mod tests {
         let mix: Mix<dyn DrawReward> = Mix::new(vec![(Box::new(blip), 0.5)]);
         let label = mix.labels().next().unwrap();
         assert!(label.starts_with("cycle 1 bert:") && label.contains(" blip:") && label.ends_with(" × 0.5"), "{label}");
-        let totals = mix.score(&wanted(Some("square")), &group, &Says("")).unwrap();
-        assert!((totals[0].total - 0.25 * scores[0]).abs() < 1e-9, "{totals:?}");
+        let step = [Drawn { wanted: &wanted(Some("square")), pictures: group }];
+        let totals = mix.score_step(&step, &Says("")).unwrap();
+        assert!((totals[0][0].total - 0.25 * scores[0]).abs() < 1e-9, "{totals:?}");
     }
 }

@@ -11,14 +11,17 @@ pub mod matching;
 pub mod pixels;
 pub mod similarity;
 pub mod thought;
+pub mod variety;
 pub mod vote;
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use self::answer::QaType;
+pub use self::variety::Variety;
 use crate::critic::CriticError;
 use crate::domain::picture::Picture;
 use crate::domain::task::{Answer, Sampling};
@@ -44,6 +47,13 @@ impl Wanted {
     pub fn of(prompt: String) -> Self {
         Self { prompt, real: None, requirement: None, question: None, item: None }
     }
+}
+
+/// The pictures of a group, with what was asked for.
+#[derive(Clone, Debug)]
+pub struct Drawn<'a> {
+    pub wanted: &'a Wanted,
+    pub pictures: Vec<&'a Picture>,
 }
 
 /// A question, mostly about a picture.
@@ -134,6 +144,11 @@ pub trait DrawReward: Send + Sync {
     /// # Errors
     /// When the model cannot be asked.
     fn score(&self, wanted: &Wanted, group: &[&Picture], oracle: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError>;
+
+    /// The same of all groups of a step, for what holds a picture against those of other groups.
+    fn score_step(&self, step: &[Drawn<'_>], oracle: &dyn Oracle) -> Vec<Result<Option<Vec<f64>>, RewardError>> {
+        step.par_iter().map(|group| self.score(group.wanted, &group.pictures, oracle)).collect()
+    }
 }
 
 /// Scores the answers of a group.
@@ -242,27 +257,6 @@ impl DrawReward for Matching {
     fn score(&self, wanted: &Wanted, group: &[&Picture], oracle: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
         let states = oracle.states(&wanted.prompt, group)?;
         Ok(Some(states.iter().map(matching::similarity).collect()))
-    }
-}
-
-/// How rare a picture's dominant colour is in its group: 1 less the share of the others that have it too. It keeps a prompt that leaves
-/// the background open from always getting the same one, which no reward of a single picture would notice.
-#[derive(Clone, Copy, Debug)]
-pub struct Variety;
-
-impl DrawReward for Variety {
-    fn label(&self) -> Label {
-        Label { name: "variety", version: 1, range: (0.0, 1.0) }
-    }
-
-    fn score(&self, _: &Wanted, group: &[&Picture], _: &dyn Oracle) -> Result<Option<Vec<f64>>, RewardError> {
-        if group.len() < 2 {
-            return Ok(None);
-        }
-        let colours: Vec<u16> = group.iter().map(|picture| pixels::dominant(picture)).collect();
-        let same = |colour: &u16| colours.iter().filter(|&other| other == colour).count() - 1;
-        let share = |colour: &u16| same(colour) as f64 / (colours.len() - 1) as f64;
-        Ok(Some(colours.iter().map(|colour| 1.0 - share(colour)).collect()))
     }
 }
 
@@ -381,17 +375,15 @@ impl<R: ?Sized> Mix<R> {
         Self(rewards)
     }
 
+    /// Adds up what each reward gave for the samples of a group.
     fn sum(
-        &self,
         samples: usize,
-        label: impl Fn(&R) -> Label,
-        score: impl Fn(&R) -> Result<Option<Vec<f64>>, RewardError>,
+        given: impl Iterator<Item = (Label, f64, Option<Vec<f64>>)>,
     ) -> Result<Vec<Score>, RewardError> {
         let mut sums = vec![Score::default(); samples];
         let mut applied = false;
-        for (reward, weight) in &self.0 {
-            let Label { name, range: (least, most), .. } = label(reward);
-            let Some(values) = score(reward)? else { continue };
+        for (Label { name, range: (least, most), .. }, weight, values) in given {
+            let Some(values) = values else { continue };
             if values.len() != samples {
                 return Err(RewardError::Length { name, given: values.len(), samples });
             }
@@ -419,12 +411,18 @@ impl Mix<dyn DrawReward> {
         })
     }
 
-    /// What each picture of a group earned.
+    /// What each picture of each group of a step earned.
     ///
     /// # Errors
     /// When a reward is outside its range or not one a sample, or none applies.
-    pub fn score(&self, wanted: &Wanted, group: &[&Picture], oracle: &dyn Oracle) -> Result<Vec<Score>, RewardError> {
-        self.sum(group.len(), |reward| reward.label(), |reward| reward.score(wanted, group, oracle))
+    pub fn score_step(&self, step: &[Drawn<'_>], oracle: &dyn Oracle) -> Result<Vec<Vec<Score>>, RewardError> {
+        let mut given: Vec<Vec<_>> = step.iter().map(|_| Vec::new()).collect();
+        for (reward, weight) in &self.0 {
+            for (given, values) in given.iter_mut().zip(reward.score_step(step, oracle)) {
+                given.push((reward.label(), *weight, values?));
+            }
+        }
+        step.iter().zip(given).map(|(group, given)| Self::sum(group.pictures.len(), given.into_iter())).collect()
     }
 }
 
@@ -442,6 +440,10 @@ impl Mix<dyn AnswerReward> {
     /// # Errors
     /// When a reward is outside its range or not one a sample, or none applies.
     pub fn score(&self, asked: &Asked, group: &[&str], oracle: &dyn Oracle) -> Result<Vec<Score>, RewardError> {
-        self.sum(group.len(), |reward| reward.label(), |reward| reward.score(asked, group, oracle))
+        let mut given = Vec::new();
+        for (reward, weight) in &self.0 {
+            given.push((reward.label(), *weight, reward.score(asked, group, oracle)?));
+        }
+        Self::sum(group.len(), given.into_iter())
     }
 }

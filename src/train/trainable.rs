@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use serde::Serialize;
 
 use super::TrainError;
@@ -28,9 +28,16 @@ pub struct Trainable {
     pub vars: BTreeMap<String, Var>,
     fixed: Tensors,
     lora: Option<Lora>,
+    /// See [`Trainable::sharpening`].
+    sharpen: Option<f64>,
     config: ModelConfig,
     device: Device,
 }
+
+/// The logarithm of what image logits are scaled by, over how fast it learns; no tensor of a network, but folded into its head.
+pub const SHARPNESS: &str = "image_sharpness";
+/// What makes image logits, linearly.
+const HEAD: [&str; 2] = ["model.generation_head.vision_head.weight", "model.generation_head.vision_head.bias"];
 
 /// Name endings of the factors of a low-rank change, `down [rank, inputs]` and `up [outputs, rank]`.
 const DOWN: &str = ".lora_down";
@@ -68,9 +75,21 @@ impl Trainable {
                 (variables(fresh.finish()?)?, tensors)
             }
         };
-        let whole = whole(&fixed, &vars, lora)?;
+        let whole = whole(&fixed, &vars, lora, None)?;
         let network = network(config, whole, device)?;
-        Ok(Self { network, vars, fixed, lora, config: config.clone(), device: device.clone() })
+        Ok(Self { network, vars, fixed, lora, sharpen: None, config: config.clone(), device: device.clone() })
+    }
+
+    /// What image logits are scaled by (one over a temperature) learns too, its logarithm `speed` times as fast as a weight: one number that
+    /// every token tells of is known long before the weights are, and few steps of theirs would take it far.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn sharpening(mut self, speed: f64) -> Result<Self, TrainError> {
+        self.sharpen = Some(speed);
+        self.vars.insert(SHARPNESS.to_owned(), Var::zeros(1, DType::F32, &self.device)?);
+        self.refresh()?;
+        Ok(self)
     }
 
     /// Brings the network up to date with what the variables have learned; a network that learns whole always is.
@@ -78,8 +97,9 @@ impl Trainable {
     /// # Errors
     /// When memory runs out.
     pub fn refresh(&mut self) -> Result<(), TrainError> {
-        if self.lora.is_some() {
-            self.network = network(&self.config, whole(&self.fixed, &self.vars, self.lora)?, &self.device)?;
+        if self.lora.is_some() || self.sharpen.is_some() {
+            let whole = whole(&self.fixed, &self.vars, self.lora, self.sharpen)?;
+            self.network = network(&self.config, whole, &self.device)?;
         }
         Ok(())
     }
@@ -97,7 +117,7 @@ impl Trainable {
     /// # Errors
     /// When memory runs out.
     pub fn tensors(&self) -> Result<Tensors, TrainError> {
-        let all = whole(&self.fixed, &self.vars, self.lora)?;
+        let all = whole(&self.fixed, &self.vars, self.lora, self.sharpen)?;
         Ok(all.into_iter().map(|(name, tensor)| (name, tensor.detach())).collect())
     }
 
@@ -125,17 +145,32 @@ fn network(config: &ModelConfig, tensors: Tensors, device: &Device) -> Result<Ne
 }
 
 /// All tensors of the network, differentiable in `vars`.
-fn whole(fixed: &Tensors, vars: &BTreeMap<String, Var>, lora: Option<Lora>) -> Result<Tensors, TrainError> {
+fn whole(
+    fixed: &Tensors,
+    vars: &BTreeMap<String, Var>,
+    lora: Option<Lora>,
+    sharpen: Option<f64>,
+) -> Result<Tensors, TrainError> {
     let mut all = fixed.clone();
-    let Some(lora) = lora else {
-        all.extend(vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())));
-        return Ok(all);
-    };
-    for (name, down) in vars {
-        let Some(name) = name.strip_suffix(DOWN) else { continue };
-        let (Some(up), Some(base)) = (vars.get(&format!("{name}{UP}")), fixed.get(name)) else { continue };
-        let change: Tensor = (up.as_tensor().matmul(down.as_tensor())? * (lora.alpha / lora.rank as f64))?;
-        all.insert(name.to_owned(), (base + change)?);
+    match lora {
+        None => all.extend(vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone()))),
+        Some(lora) => {
+            for (name, down) in vars {
+                let Some(name) = name.strip_suffix(DOWN) else { continue };
+                let (Some(up), Some(base)) = (vars.get(&format!("{name}{UP}")), fixed.get(name)) else { continue };
+                let change: Tensor = (up.as_tensor().matmul(down.as_tensor())? * (lora.alpha / lora.rank as f64))?;
+                all.insert(name.to_owned(), (base + change)?);
+            }
+        }
+    }
+    all.remove(SHARPNESS);
+    if let (Some(speed), Some(sharpness)) = (sharpen, vars.get(SHARPNESS)) {
+        let scale = (sharpness.as_tensor() * speed)?.exp()?;
+        for name in HEAD {
+            if let Some(part) = all.get_mut(name) {
+                *part = part.broadcast_mul(&scale)?;
+            }
+        }
     }
     Ok(all)
 }

@@ -11,6 +11,7 @@ use ulm::domain::task::{Draw, Sampling};
 use ulm::engine::command::Work;
 use ulm::engine::{Engine, EngineOptions};
 use ulm::model::Model;
+use ulm::model::network::Network;
 use ulm::model::params::Tensors;
 use ulm::model::prompt::{AnswerPrompt, DrawPrompt};
 use ulm::reward::answer::QaType;
@@ -26,7 +27,7 @@ use ulm::train::corl::{CorlOptions, CorlStage, Scored};
 use ulm::train::optim::Schedule;
 use ulm::train::player::Player;
 use ulm::train::run::{Metrics, Stage};
-use ulm::train::trainable::{Lora, Trainable};
+use ulm::train::trainable::{Lora, SHARPNESS, Trainable};
 use ulm::world;
 
 fn model() -> Arc<Model> {
@@ -142,6 +143,38 @@ fn what_is_apart_scores_the_same_and_does_not_learn() {
     assert!(both[padding] > 0.0 && one[padding] == 0.0, "{} {}", both[padding], one[padding]);
     let word = *prompt.conditional.iter().find(|id| !prompt.unconditional.contains(id)).unwrap() as usize;
     assert!(one[word] > 0.0);
+}
+
+/// Against a temperature, and its slope against a difference.
+#[test]
+fn what_image_logits_are_scaled_by_learns() {
+    let model = model();
+    let trains = ["model.language_model."];
+    let weights = Trainable::new(model.config(), model.tensors().clone(), &trains, None, &Device::Cpu).unwrap();
+    let mut weights = weights.sharpening(4.0).unwrap();
+    let prompt = model.prompter().draw(&Draw { prompt: "a red circle".into() }).unwrap();
+    let score = |network: &Network, temperature: f32| {
+        let prompt = Prompt::Picture { prompt: &prompt, guidance: 1.35 };
+        log_probs(network, &[Drawn { prompt, tokens: &[3, 1, 4, 1, 5], temperature }]).unwrap()
+    };
+    let mut at = |scale: f32| {
+        weights.vars[SHARPNESS].set(&Tensor::new(&[scale.ln() / 4.0], &Device::Cpu).unwrap()).unwrap();
+        weights.refresh().unwrap();
+        let scored = score(&weights.network, 1.0);
+        let grads = scored.sum_all().unwrap().backward().unwrap();
+        let slope = grads.get(&weights.vars[SHARPNESS]).unwrap().to_vec1::<f32>().unwrap()[0];
+        (scored.to_vec1::<f32>().unwrap(), slope)
+    };
+    for scale in [1.0, 1.25, 2.0] {
+        let expected = score(model.network(), 1.0 / scale).to_vec1::<f32>().unwrap();
+        let (scored, slope) = at(scale);
+        assert!(scored.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-3), "{scale}: {scored:?} {expected:?}");
+        let sum = |(scored, _): (Vec<f32>, f32)| scored.iter().sum::<f32>();
+        let difference = (sum(at(scale * 0.04f32.exp())) - sum(at(scale * (-0.04f32).exp()))) / 0.02;
+        assert!((slope - difference).abs() < 0.02 * slope.abs(), "{scale}: {slope} {difference}");
+    }
+    let tensors = weights.snapshot().unwrap();
+    assert!(model.with_tensors(tensors).is_ok(), "it is no tensor of its own");
 }
 
 /// With half of the samples left out and unconditional rows apart.

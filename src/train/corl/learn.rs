@@ -7,8 +7,9 @@ use rayon::prelude::*;
 use super::super::TrainError;
 use super::super::optim::{AdamW, Pass};
 use super::super::segments;
+use super::super::trainable::SHARPNESS;
 use super::loss::{Aggregate, Objective, Outcome, Tokens};
-use super::score::{Drawn, Plan, Prompt, log_probs};
+use super::score::{Drawn, Plan, Prompt};
 use super::thin::thin;
 use crate::model::network::Network;
 use crate::world::Dice;
@@ -26,6 +27,8 @@ pub(super) struct Learning<'a> {
     pub advantage: f64,
     /// How often it was drawn.
     pub times: usize,
+    /// How many it stands for, itself included, where others like it are left out.
+    pub stands: f64,
 }
 
 impl Learning<'_> {
@@ -100,10 +103,14 @@ impl Learner<'_> {
         // Of one kind, so that each part reaches what its kind reaches.
         let (mut drawn, mut said): (Vec<_>, Vec<_>) = samples.into_iter().partition(Learning::is_picture);
         for of_kind in [&mut drawn, &mut said] {
-            let sizes: Vec<f64> = of_kind.iter().map(|sample| sample.times as f64 * sample.advantage.abs()).collect();
-            let weights = thin(&sizes, self.keep, dice);
-            of_kind.iter_mut().zip(weights).for_each(|(sample, weight)| sample.advantage *= weight);
-            of_kind.retain(|sample| sample.advantage != 0.0);
+            // What leaving the reference costs is told by all that tell something, by some more than by others only for what they earned.
+            let size = |sample: &Learning<'_>| match sample.advantage {
+                0.0 => 0.0,
+                advantage => sample.times as f64 * (advantage.abs() + self.objective.beta),
+            };
+            let stands = thin(&of_kind.iter().map(size).collect::<Vec<_>>(), self.keep, dice);
+            of_kind.iter_mut().zip(stands).for_each(|(sample, stands)| sample.stands = stands);
+            of_kind.retain(|sample| sample.stands != 0.0);
         }
         let mut parts = Vec::new();
         for (of_kind, (of, tokens)) in [&drawn, &said].into_iter().zip(counts) {
@@ -126,7 +133,8 @@ impl Learner<'_> {
             for (part, pass) in parts.iter().zip(passes) {
                 let (pass, shown) = pass?;
                 let pictures = part.samples.first().is_some_and(Learning::is_picture);
-                optim.accumulate(pass, |name| !(pictures && name.starts_with(WORDS)))?;
+                let beyond = |name: &str| if pictures { name.starts_with(WORDS) } else { name == SHARPNESS };
+                optim.accumulate(pass, |name| !beyond(name))?;
                 learned.add(&shown);
             }
         }
@@ -136,17 +144,15 @@ impl Learner<'_> {
     fn pass(&self, part: &Part<'_, '_>, optim: &AdamW) -> candle_core::Result<(Pass, Learned)> {
         let Part { samples, of, tokens } = *part;
         let drawn: Vec<Drawn<'_>> = samples.iter().map(|sample| sample.drawn.clone()).collect();
-        let reference = match self.objective.beta {
-            0.0 => None,
-            _ => Some(log_probs(self.reference, &drawn)?),
-        };
         let of_tokens = |value: &dyn Fn(&Learning<'_>) -> f64| {
             let values =
                 samples.iter().flat_map(|sample| std::iter::repeat_n(value(sample) as f32, sample.drawn.tokens.len()));
             Tensor::new(values.collect::<Vec<f32>>(), self.network.device())
         };
-        let weight =
-            |sample: &Learning<'_>| sample.times as f64 * self.aggregate.weight(sample.drawn.tokens.len(), of, tokens);
+        let weight = |sample: &Learning<'_>| {
+            let share = self.aggregate.weight(sample.drawn.tokens.len(), of, tokens);
+            sample.stands * sample.times as f64 * share
+        };
         let weights = of_tokens(&weight)?;
         let weights = match samples.iter().all(|sample| sample.importance.is_empty()) {
             true => weights,
@@ -165,6 +171,11 @@ impl Learner<'_> {
             ..Learned::default()
         };
         let (plan, mut pass) = (Plan::new(&drawn, self.still)?, optim.begin());
+        // Beside unconditional rows that do not learn, which are what they are under either.
+        let reference = match self.objective.beta {
+            0.0 => None,
+            _ => Some(plan.log_probs(self.reference, &self.reference.forward(plan.spans())?)?),
+        };
         let loss = |hidden: &Tensor| {
             let tokens = Tokens {
                 now: &plan.log_probs(self.network, hidden)?,

@@ -77,6 +77,7 @@ impl Lesson {
                     importance: &one.importance,
                     advantage: one.advantage,
                     times: 1,
+                    stands: 1.0,
                 }),
             }
         }

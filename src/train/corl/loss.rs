@@ -12,6 +12,17 @@ pub struct Objective {
     pub clip_high: f64,
     /// Weight of the KL estimate to the reference; 0 for none.
     pub beta: f64,
+    pub divergence: Divergence,
+}
+
+/// How leaving the reference is told from tokens that were drawn, by d = log π_ref - log π.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Divergence {
+    /// k3 = exp(d) - d - 1 (CoRL, GRPO). Where it is drawn from π, its slope is in the mean that of KL(π_ref ‖ π): what the reference draws
+    /// at times must not go, slips included.
+    Reference,
+    /// k2 = d² / 2, whose slope is that of KL(π ‖ π_ref): what the reference hardly draws must not come.
+    Policy,
 }
 
 /// How tokens of samples become one mean.
@@ -53,9 +64,9 @@ pub struct Tokens<'a> {
 
 /// The loss, and what is worth watching of it.
 pub struct Outcome {
-    /// -Σ weight (min(ρ A, clip(ρ) A) - β k3), scalar.
+    /// -Σ weight (min(ρ A, clip(ρ) A) - β k), scalar.
     pub loss: Tensor,
-    /// Weighted sum of k3 = exp(d) - d - 1 with d = log π_ref - log π; 0 without a reference.
+    /// Weighted sum of k, by [`Divergence`].
     pub kl: Option<Tensor>,
     /// log ρ, `[tokens]`, without gradient.
     pub log_ratio: Tensor,
@@ -73,8 +84,11 @@ impl Objective {
         let mut kl = None;
         if let Some(reference) = tokens.reference {
             let d = (reference - tokens.now)?;
-            let k3 = ((d.exp()? - &d)? - 1.0)?;
-            let sum = (k3 * tokens.weights)?.sum_all()?;
+            let k = match self.divergence {
+                Divergence::Reference => ((d.exp()? - &d)? - 1.0)?,
+                Divergence::Policy => (d.sqr()? * 0.5)?,
+            };
+            let sum = (k * tokens.weights)?.sum_all()?;
             loss = (loss + (&sum * self.beta)?)?;
             kl = Some(sum.detach());
         }
@@ -92,7 +106,8 @@ mod tests {
         Tensor::new(values, &Device::Cpu).unwrap()
     }
 
-    const OBJECTIVE: Objective = Objective { clip_low: 0.2, clip_high: 0.28, beta: 0.1 };
+    const OBJECTIVE: Objective =
+        Objective { clip_low: 0.2, clip_high: 0.28, beta: 0.1, divergence: Divergence::Reference };
     const SAMPLED: [f64; 4] = [-1.0, -2.0, -0.5, -0.7];
     const REFERENCE: [f64; 4] = [-1.2, -1.9, -0.4, -0.7];
     const ADVANTAGES: [f64; 4] = [1.5, -0.5, 2.0, -1.0];
@@ -112,7 +127,7 @@ mod tests {
 
     #[test]
     fn two_tokens_by_hand() {
-        let objective = Objective { clip_low: 0.2, clip_high: 0.2, beta: 0.5 };
+        let objective = Objective { clip_low: 0.2, clip_high: 0.2, beta: 0.5, divergence: Divergence::Reference };
         let (now, sampled, reference) = (row(&[-1.0, -0.5]), row(&[-1.0, -1.0]), row(&[-1.2, -0.5]));
         let tokens = Tokens {
             now: &now,
@@ -161,6 +176,46 @@ mod tests {
             assert!((grad + advantage * weight).abs() < 1e-12);
         }
         assert!(outcome.kl.is_none() && outcome.log_ratio.to_vec1::<f64>().unwrap() == [0.0; 4]);
+    }
+
+    /// One token of four, of which each is drawn as often as it is likely.
+    #[test]
+    fn each_estimate_has_the_slope_of_its_divergence() {
+        const LOGITS: [f64; 4] = [0.3, -1.0, 1.2, -2.5];
+        const OTHERS: [f64; 4] = [1.0, -2.0, 0.1, 0.4];
+        let softmax = |logits: &[f64; 4]| {
+            let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
+            logits.map(|logit| logit.exp() / sum)
+        };
+        let reference = softmax(&OTHERS);
+        let kl = |p: [f64; 4], q: [f64; 4]| p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+        let drawn = softmax(&LOGITS);
+        for divergence in [Divergence::Reference, Divergence::Policy] {
+            let objective = Objective { beta: 1.0, divergence, ..OBJECTIVE };
+            let var = Var::from_tensor(&row(&LOGITS)).unwrap();
+            let sum = var.exp().unwrap().sum_all().unwrap().log().unwrap();
+            let now = var.broadcast_sub(&sum).unwrap();
+            let tokens = Tokens {
+                now: &now,
+                sampled: &now.detach(),
+                reference: Some(&row(&reference.map(f64::ln))),
+                advantages: &row(&[0.0; 4]),
+                weights: &row(&drawn),
+            };
+            let grads = objective.of(&tokens).unwrap().loss.backward().unwrap();
+            for (i, found) in grads.get(&var).unwrap().to_vec1::<f64>().unwrap().into_iter().enumerate() {
+                let moved = |by: f64| {
+                    let mut logits = LOGITS;
+                    logits[i] += by;
+                    match divergence {
+                        Divergence::Reference => kl(reference, softmax(&logits)),
+                        Divergence::Policy => kl(softmax(&logits), reference),
+                    }
+                };
+                let wanted = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+                assert!((found - wanted).abs() < 1e-7, "{divergence:?} {i}: {found} {wanted}");
+            }
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use stage::{CorlOptions, CorlStage, Scored};
 
 use advantage::{Coupling, Pairing, Scale};
 use exercise::Practice;
-use loss::{Aggregate, Objective};
+use loss::{Aggregate, Divergence, Objective};
 
 use super::optim::Schedule;
 use crate::model::Defaults;
@@ -53,9 +53,10 @@ impl CorlOptions {
                 pictures: Scale::Deviation,
                 answers: Scale::Mean,
             },
-            objective: Objective { clip_low: 0.2, clip_high: 0.28, beta: 0.0 },
+            objective: Objective { clip_low: 0.2, clip_high: 0.28, beta: 0.0, divergence: Divergence::Reference },
             aggregate: Aggregate::Sequences,
             lora: None,
+            sharpen: 0.0,
             schedule: Schedule { peak, warmup: 10, decay: 0.3 },
             positions: 2048,
             segment: None,
@@ -72,7 +73,7 @@ impl CorlOptions {
             prompts: if matches!(practice, Practice::Answering(_)) { 32 } else { 16 },
             group: if refined { 16 } else { 8 },
             answer_tokens: 512,
-            objective: Objective { clip_low: 0.2, clip_high: 0.2, beta: if refined { 0.02 } else { 0.0 } },
+            objective: Objective { clip_high: 0.2, beta: if refined { 0.02 } else { 0.0 }, ..demo.objective },
             schedule: Schedule { peak: if refined { 1e-6 } else { 4e-6 }, warmup: 0, decay: 0.0 },
             steps: 1400,
             questions: 0,

@@ -30,7 +30,7 @@ use crate::engine::command::{Lane, Work};
 use crate::engine::{Engine, EngineHandle, EngineOptions, Halt};
 use crate::model::params::Tensors;
 use crate::model::{Defaults, Model};
-use crate::reward::{AnswerReward, DrawReward, Mix, RewardError, Score};
+use crate::reward::{AnswerReward, DrawReward, Drawn, Mix, RewardError, Score};
 use crate::world::Dice;
 
 /// The tensors that CoRL trains: the language model.
@@ -74,6 +74,8 @@ pub struct CorlOptions {
     pub aggregate: Aggregate,
     /// Learns by low-rank changes of the layers' matrices in place of the whole language model.
     pub lora: Option<Lora>,
+    /// How fast, beside a weight, the logarithm of what image logits are scaled by learns; 0 where it does not.
+    pub sharpen: f64,
     pub schedule: Schedule,
     /// Most positions of one pass forward and back, of which there are as many at once as cores; memory goes with it, and nothing else.
     pub positions: usize,
@@ -157,7 +159,10 @@ impl CorlStage {
             Practice::Drawing => &TRAINS[..1],
             _ => &TRAINS[..],
         };
-        let weights = Trainable::new(base.config(), base.tensors().clone(), trains, options.lora, device)?;
+        let mut weights = Trainable::new(base.config(), base.tensors().clone(), trains, options.lora, device)?;
+        if options.sharpen > 0.0 {
+            weights = weights.sharpening(options.sharpen)?;
+        }
         let options_of_adam = AdamWOptions { beta2: 0.999, weight_decay: 0.0, ..AdamWOptions::default() };
         let optim = AdamW::new(weights.vars.clone(), options_of_adam)?;
         Ok(Self { options, base, weights, optim, engine, own: false, source, draws, answers, logged })
@@ -208,27 +213,37 @@ impl CorlStage {
         Ok(prompts.into_iter().zip(drawn).map(group).collect())
     }
 
-    /// What each sample earned.
-    fn score(&self, player: &Player, exercises: &[Exercise], group: &Group) -> Result<Vec<Score>, RewardError> {
+    /// Gives every sample what it earned: the pictures of a step together, answers by their groups.
+    fn score(&self, player: &Player, exercises: &[Exercise], groups: &mut [Group]) -> Result<(), RewardError> {
         let eyes = Eyes { player: player.clone(), answer_tokens: self.options.answer_tokens };
-        let Exercise { draw, ask } = &exercises[group.exercise];
-        match (&group.prompt, draw, ask) {
-            (LessonPrompt::Picture(_), Some(wanted), _) => {
-                let pictures = group.samples.iter().filter_map(|sample| match &sample.output {
-                    Output::Picture(picture) => Some(picture),
-                    Output::Text(_) => None,
-                });
-                self.draws.score(wanted, &pictures.collect::<Vec<_>>(), &eyes)
-            }
-            (LessonPrompt::Answer(_), _, Some(asked)) => {
-                let texts = group.samples.iter().filter_map(|sample| match &sample.output {
-                    Output::Text(text) => Some(text.as_str()),
-                    Output::Picture(_) => None,
-                });
-                self.answers.score(asked, &texts.collect::<Vec<_>>(), &eyes)
-            }
-            _ => Err(RewardError::Nothing),
+        let mut step = Vec::new();
+        for group in groups.iter().filter(|group| group.is_picture()) {
+            let wanted = exercises[group.exercise].draw.as_ref().ok_or(RewardError::Nothing)?;
+            let pictures = group.samples.iter().filter_map(|sample| match &sample.output {
+                Output::Picture(picture) => Some(picture),
+                Output::Text(_) => None,
+            });
+            step.push(Drawn { wanted, pictures: pictures.collect() });
         }
+        let answered = |group: &Group| {
+            let asked = exercises[group.exercise].ask.as_ref().ok_or(RewardError::Nothing)?;
+            let texts = group.samples.iter().filter_map(|sample| match &sample.output {
+                Output::Text(text) => Some(text.as_str()),
+                Output::Picture(_) => None,
+            });
+            self.answers.score(asked, &texts.collect::<Vec<_>>(), &eyes)
+        };
+        let answers: Vec<&Group> = groups.iter().filter(|group| !group.is_picture()).collect();
+        let (drawn, answered) = rayon::join(
+            || self.draws.score_step(&step, &eyes),
+            || answers.into_par_iter().map(answered).collect::<Result<Vec<_>, _>>(),
+        );
+        let (mut drawn, mut answered) = (drawn?.into_iter(), answered?.into_iter());
+        for group in groups {
+            let scores = if group.is_picture() { drawn.next() } else { answered.next() };
+            group.scores = scores.ok_or(RewardError::Nothing)?;
+        }
+        Ok(())
     }
 
     /// Gives every group its advantages, the two of an exercise together.
@@ -338,10 +353,7 @@ impl Stage for CorlStage {
         if !exercises.is_empty() {
             let player = self.player()?;
             groups = self.groups(&player, &exercises, &mut dice)?;
-            let scores: Vec<_> = groups.par_iter().map(|group| self.score(&player, &exercises, group)).collect();
-            for (group, scores) in groups.iter_mut().zip(scores) {
-                group.scores = scores.map_err(|e| TrainError::State(e.to_string()))?;
-            }
+            self.score(&player, &exercises, &mut groups).map_err(|e| TrainError::State(e.to_string()))?;
             self.weigh(exercises.len(), &mut groups);
         }
         let mut metrics = rewards(&groups);

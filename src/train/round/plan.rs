@@ -69,7 +69,7 @@ impl Default for Plan {
             unlabelled: 0,
             describe: 8,
             anew: 12,
-            steps: 300,
+            steps: 240,
             anew_rate: 1.2e-4,
             rate: 5e-4,
             oldest: 2,

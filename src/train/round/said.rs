@@ -33,6 +33,7 @@ use crate::store::RatedCall;
 use crate::train::TrainError;
 use crate::train::corl::advantage::Scale;
 use crate::train::corl::exercise::{Exercise, Practice, Source, of_world};
+use crate::train::corl::loss::{Divergence, Objective};
 use crate::train::corl::{CorlOptions, CorlStage, Scored};
 use crate::train::log::replace;
 use crate::train::optim::Schedule;
@@ -233,31 +234,26 @@ impl Rounds {
         let each = plan.lessons.max(1);
         let mut steps = (lessons.lessons.len() as u64 * plan.epochs).div_ceil(each as u64).max(1);
         steps = steps.max(corrected.len().div_ceil(CORRECTED) as u64 * plan.epochs);
-        let demo = CorlOptions::demo(practice, self.served);
-        let (mut coupling, mut scored, mut keep) = (demo.coupling, demo.scored, demo.keep);
-        // What was logged is gone through by ever smaller steps: noise in large ones is never called back (see ARCHITECTURE's log).
-        let mut schedule = Schedule { peak: plan.rate * plan.multiplier, warmup: 5, decay: 1.0 };
-        if liking.is_some() {
-            steps = steps.max(plan.steps);
-            schedule = Schedule { peak: plan.anew_rate * plan.multiplier, warmup: 10, decay: 0.3 };
-            // Pictures that are liked alike would tell by their deviation what nobody has said.
-            coupling.pictures = Scale::None;
-            (scored, keep) = (Scored::Detached, KEEP);
-        }
         let (corrections, anew) = (corrected.len().min(CORRECTED), prompts.len().min(plan.anew));
         let asked = unlabelled.len().min(plan.unlabelled);
-        let options = CorlOptions {
+        let mut options = CorlOptions {
             seed: plan.seed,
-            steps,
             prompts: corrections + anew + asked + plan.benchmark,
             questions: 0,
             logged: each,
-            schedule,
-            coupling,
-            scored,
-            keep,
-            ..demo
+            // What was logged is gone through by ever smaller steps: noise in large ones is never called back (see ARCHITECTURE's log).
+            schedule: Schedule { peak: plan.rate * plan.multiplier, warmup: 5, decay: 1.0 },
+            ..CorlOptions::demo(practice, self.served)
         };
+        if liking.is_some() {
+            steps = steps.max(plan.steps);
+            options.schedule = Schedule { peak: plan.anew_rate * plan.multiplier, warmup: 10, decay: 0.3 };
+            // Pictures that are liked alike would tell by their deviation what nobody has said.
+            options.coupling.pictures = Scale::None;
+            options.objective = Objective { beta: BETA, divergence: Divergence::Policy, ..options.objective };
+            (options.scored, options.keep, options.sharpen) = (Scored::Detached, KEEP, SHARPEN);
+        }
+        options.steps = steps;
         // Each step its share of both, in turns.
         let mut dice = Dice::seed_from_u64(plan.seed);
         prompts.shuffle(&mut dice);
@@ -309,8 +305,14 @@ fn benchmark(practice: Practice, dice: &mut Dice) -> Exercise {
 /// Share of the pictures that gradients are computed of: drawing them costs less, and few tell most.
 const KEEP: f64 = 0.5;
 
+/// What leaving the weights of before costs, by nats: what the describer is blind to (a fifth star beside four) stays as it was.
+const BETA: f64 = 0.02;
+
+/// How fast, beside a weight, what image logits are scaled by learns.
+const SHARPEN: f64 = 10.0;
+
 /// What variety weighs beside what is liked.
-const VARIETY: f64 = 0.2;
+const VARIETY: f64 = 0.3;
 
 /// Corrections that a step practises.
 const CORRECTED: usize = 4;
