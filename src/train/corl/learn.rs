@@ -103,7 +103,7 @@ impl Learner<'_> {
         // Of one kind, so that each part reaches what its kind reaches.
         let (mut drawn, mut said): (Vec<_>, Vec<_>) = samples.into_iter().partition(Learning::is_picture);
         for of_kind in [&mut drawn, &mut said] {
-            // What leaving the reference costs is told by all that tell something, by some more than by others only for what they earned.
+            // What earned next to nothing tells of the reference like any other, so it must not stand for too many.
             let size = |sample: &Learning<'_>| match sample.advantage {
                 0.0 => 0.0,
                 advantage => sample.times as f64 * (advantage.abs() + self.objective.beta),
