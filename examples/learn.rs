@@ -252,8 +252,7 @@ async fn story(options: Options) {
     let server = Server::start(data.path());
     let begun = Instant::now();
     let before = server.measure(options.measure).await;
-    let mut curve = vec![(0, before.percent)];
-    let mut rounds = vec![];
+    let (mut after, mut curve, mut rounds) = (before, vec![(0, before.percent)], vec![]);
     println!("before: {:.1} % of {} held-out prompts drawn right", before.percent, before.of);
     for round in 0..options.rounds {
         let asking = Instant::now();
@@ -287,8 +286,8 @@ async fn story(options: Options) {
         curve.push((round + 1, now.percent));
         println!("  from outside: {:.1} % [{:.1}, {:.1}]", now.percent, now.interval[0], now.interval[1]);
         rounds.push(json!({"round": ended, "outside": now}));
+        after = now;
     }
-    let after = server.measure(options.measure).await;
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
     println!(
         "{:.1} % before [{:.1}, {:.1}], {:.1} % after [{:.1}, {:.1}], in {minutes:.0} minutes",

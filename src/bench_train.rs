@@ -135,7 +135,7 @@ impl Bench {
             // The mean of all pictures, which are of one length.
             let share = -(grids.len() as f64) / PICTURES as f64;
             let loss = |hidden: &Tensor| plan.log_probs(&weights.network, hidden)?.mean_all()? * share;
-            segments::backward(&weights.network, plan.spans(), layers, loss, |grads| optim.gather(grads, &mut pass))?;
+            segments::backward(&weights.network, plan.run(), layers, loss, |grads| optim.gather(grads, &mut pass))?;
             Ok::<_, candle_core::Error>(pass)
         };
         let done: Vec<_> = parts.par_iter().map(one).collect();

@@ -453,5 +453,7 @@ mod tests {
         for value in ["-1", "NaN", "inf", "101", "x"] {
             assert!(Cli::try_parse_from(["ulm", &format!("--guidance={value}")]).is_err(), "{value}");
         }
+        let keeps = |share: &str| Cli::try_parse_from(["ulm", "train", &format!("--keep={share}")]).is_ok();
+        assert!(keeps("1") && keeps("0.01") && !keeps("0") && !keeps("1.1") && !keeps("NaN"));
     }
 }

@@ -115,7 +115,7 @@ pub struct Train {
     pub scored: Option<ScoredName>,
     /// Share of a step's samples that gradients are computed of, most likely those that tell most; each stands for others, so that the
     /// gradient stays the same in the mean
-    #[arg(long, value_name = "SHARE", value_parser = number::<0, 1>)]
+    #[arg(long, value_name = "SHARE", value_parser = part)]
     pub keep: Option<f32>,
     /// Learn what image logits are scaled by too (one over a temperature, folded into the head), its logarithm so many times as fast as a
     /// weight
@@ -200,6 +200,12 @@ fn reward(text: &str) -> Result<(RewardName, f64), String> {
     let (name, weight) = text.split_once('=').unwrap_or((text, "1"));
     let weight = weight.parse().ok().filter(|weight: &f64| weight.is_finite() && *weight > 0.0);
     Ok((RewardName::from_str(name, false)?, weight.ok_or("the weight must be a number above 0")?))
+}
+
+/// A share that is not nothing.
+fn part(text: &str) -> Result<f32, String> {
+    let share = text.parse().ok().filter(|share: &f32| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| "must be a number above 0, at most 1".into())
 }
 
 /// A stage of CoRL.

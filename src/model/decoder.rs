@@ -68,29 +68,34 @@ impl Decoder {
         self.layers.len()
     }
 
-    /// Embeddings `[rows, hidden]` → hidden states after the final norm, `[rows, hidden]`.
-    pub fn forward(&self, x: &Tensor, reach: &Reach<'_>) -> Result<Tensor> {
-        self.norm(&self.layers(0..self.depth(), x, reach)?)
+    /// Embeddings `[rows, hidden]` → hidden states after the final norm, `[rows, hidden]`; where only `some` rows are asked for, of these.
+    pub fn forward(&self, x: &Tensor, reach: &Reach<'_>, some: Option<&Tensor>) -> Result<Tensor> {
+        self.norm(&self.layers(0..self.depth(), x, reach, some)?)
     }
 
-    /// What enters the first layer of `range` → what leaves the last, both `[rows, hidden]`.
+    /// What enters the first layer of `range` → what leaves the last, both `[rows, hidden]`; where only `some` rows are asked for, the last
+    /// layer of all makes these alone.
     ///
     /// # Errors
-    /// When there are no such layers.
-    pub fn layers(&self, range: Range<usize>, x: &Tensor, reach: &Reach<'_>) -> Result<Tensor> {
+    /// When there are no such layers or rows.
+    pub fn layers(&self, range: Range<usize>, x: &Tensor, reach: &Reach<'_>, some: Option<&Tensor>) -> Result<Tensor> {
         let Some(layers) = self.layers.get(range.clone()) else {
             bail!("layers {range:?} of a decoder of {}", self.depth())
         };
         let mut x = x.clone();
         for (i, layer) in range.zip(layers) {
             let qkv = layer.qkv.forward(&layer.attention_norm.forward(&x)?)?;
-            let seen = match reach {
+            let mut seen = match reach {
                 Reach::Segments(segments) => ops::attention(&qkv, self.heads, segments, true, Some(&self.rope))?,
                 Reach::Slots(spans, bank) => {
                     let Some((keys, values)) = bank.layer(i) else { bail!("the cache has no layer {i}") };
                     ops::slot_attention(&qkv, keys, values, self.heads, spans, &self.rope)?
                 }
             };
+            // The other rows were there to be attended to.
+            if let Some(some) = some.filter(|_| i + 1 == self.depth()) {
+                (x, seen) = (x.index_select(some, 0)?, seen.index_select(some, 0)?);
+            }
             x = ops::add(&x, &layer.out.forward(&seen)?)?;
             let inner = ops::swiglu(&layer.gate_up.forward(&layer.mlp_norm.forward(&x)?)?)?;
             x = ops::add(&x, &layer.down.forward(&inner)?)?;

@@ -196,7 +196,16 @@ impl Network {
 
     /// Whole sequences at once, differentiable: the hidden state of every position, `[rows, hidden]`, span after span.
     pub fn forward(&self, spans: &[Span<'_>]) -> Result<Tensor> {
-        self.decoder.forward(&self.embed(spans)?, &reach(spans))
+        self.decoder.forward(&self.embed(spans)?, &reach(spans), None)
+    }
+
+    /// As [`Network::forward`], of some `rows` alone, which costs less.
+    ///
+    /// # Errors
+    /// When there is no such row.
+    pub fn forward_some(&self, spans: &[Span<'_>], rows: &[u32]) -> Result<Tensor> {
+        let rows = Tensor::new(rows, self.device())?;
+        self.decoder.forward(&self.embed(spans)?, &reach(spans), Some(&rows))
     }
 
     /// How many layers the decoder has.
@@ -206,12 +215,14 @@ impl Network {
     }
 
     /// The part of [`Network::forward`] that some of the decoder's layers are: what [`Network::embed`] or the layer before made of
-    /// `spans` → what the last of `range` makes of it, both `[rows, hidden]`.
+    /// `spans` → what the last of `range` makes of it, both `[rows, hidden]`; the decoder's last layer makes of some `rows` alone what
+    /// [`Network::forward_some`] would.
     ///
     /// # Errors
-    /// When there are no such layers, or the rows are not those of `spans`.
-    pub fn layers(&self, range: Range<usize>, x: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
-        self.decoder.layers(range, x, &reach(spans))
+    /// When there are no such layers or rows, or `x` is not of `spans`.
+    pub fn layers(&self, range: Range<usize>, x: &Tensor, spans: &[Span<'_>], rows: &[u32]) -> Result<Tensor> {
+        let rows = Tensor::new(rows, self.device())?;
+        self.decoder.layers(range, x, &reach(spans), Some(&rows))
     }
 
     /// The part of [`Network::forward`] after all layers, `[rows, hidden]`.
@@ -253,12 +264,12 @@ impl Network {
         if placed.iter().any(|span| span.len == 0) {
             bail!("a span without positions");
         }
-        let hidden = self.decoder.forward(&self.embed(spans)?, &Reach::Slots(placed.clone(), bank))?;
-        if placed.iter().all(|span| span.len == 1) {
-            return Ok(hidden);
-        }
-        let last: Vec<u32> = placed.iter().map(|span| (span.row + span.len - 1) as u32).collect();
-        hidden.index_select(&Tensor::new(last, self.device())?, 0)
+        let last = |span: &SlotSpan| (span.row + span.len - 1) as u32;
+        let some = match placed.iter().all(|span| span.len == 1) {
+            true => None,
+            false => Some(Tensor::new(placed.iter().map(last).collect::<Vec<_>>(), self.device())?),
+        };
+        self.decoder.forward(&self.embed(spans)?, &Reach::Slots(placed, bank), some.as_ref())
     }
 
     /// Hidden states `[rows, hidden]` → text logits `[rows, vocabulary]`.

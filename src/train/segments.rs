@@ -8,11 +8,11 @@ use crate::model::network::{Network, Span};
 
 /// One pass forward and back over `spans`, with `layers` of the decoder's layers a segment; none, or 0, is all of them in one.
 ///
-/// Forward, only what leaves each segment is kept, `[rows, hidden]`; back, a segment is computed again from what entered it, and its
+/// Forward, only what leaves each segment is kept, `[positions, hidden]`; back, a segment is computed again from what entered it, and its
 /// activations go when its gradients are there. The last is computed once: its way back begins where its way forward ends. One
 /// segment is the plain pass.
 ///
-/// `loss` makes a scalar of the hidden state of every position, `[rows, hidden]`. `sink` takes the gradients of one segment at a time,
+/// `loss` makes a scalar of the hidden states of `rows` of the positions, `[rows, hidden]`. `sink` takes the gradients of one segment at a time,
 /// those of the last, the final norm and whatever `loss` reads first, those of the embeddings with the first segment's. They are
 /// those of the plain pass to the last bit on a CPU.
 ///
@@ -20,7 +20,7 @@ use crate::model::network::{Network, Span};
 /// When a border receives no gradient, or what the network, `loss` and `sink` fail with.
 pub fn backward(
     network: &Network,
-    spans: &[Span<'_>],
+    (spans, rows): (&[Span<'_>], &[u32]),
     layers: Option<usize>,
     loss: impl FnOnce(&Tensor) -> Result<Tensor>,
     mut sink: impl FnMut(&GradStore) -> Result<()>,
@@ -29,8 +29,8 @@ pub fn backward(
     let size = layers.filter(|&layers| layers > 0).unwrap_or(depth).max(1);
     // From the border below, or from the ids, up to layer `to`.
     let climb = |border: Option<&(usize, Var)>, to: usize| match border {
-        Some((from, x)) => network.layers(*from..to, x, spans),
-        None => network.layers(0..to, &network.embed(spans)?, spans),
+        Some((from, x)) => network.layers(*from..to, x, spans, rows),
+        None => network.layers(0..to, &network.embed(spans)?, spans, rows),
     };
     // A variable is a copy without history: the graph of the segment below goes with the tensor it is made of.
     let mut borders: Vec<(usize, Var)> = Vec::new();
@@ -126,7 +126,7 @@ mod tests {
                 Ok(())
             };
             let loss = |hidden: &Tensor| weighed(&plan.log_probs(&weights.network, hidden)?);
-            backward(&weights.network, plan.spans(), layers, loss, sink).unwrap();
+            backward(&weights.network, plan.run(), layers, loss, sink).unwrap();
             assert_eq!(pieces, parts);
             assert!(got.keys().eq(wanted.keys()), "{layers:?}: {:?}", got.keys());
             for (name, grad) in &got {
@@ -185,12 +185,12 @@ mod tests {
         let mut optim = AdamW::new(weights.vars.clone(), AdamWOptions::default()).unwrap();
         let lost = |hidden: &Tensor| hidden.detach().sum_all();
         let mut pass = optim.begin();
-        let error = backward(&weights.network, plan.spans(), Some(2), lost, |grads| optim.gather(grads, &mut pass));
+        let error = backward(&weights.network, plan.run(), Some(2), lost, |grads| optim.gather(grads, &mut pass));
         let error = error.unwrap_err();
         assert!(error.to_string().contains("below layer 4"), "{error}");
         let loss = |hidden: &Tensor| weighed(&plan.log_probs(&weights.network, hidden)?);
         let mut pass = optim.begin();
-        backward(&weights.network, plan.spans(), Some(2), loss, |grads| optim.gather(grads, &mut pass)).unwrap();
+        backward(&weights.network, plan.run(), Some(2), loss, |grads| optim.gather(grads, &mut pass)).unwrap();
         assert!(optim.accumulate(pass, |_| true).unwrap_err().to_string().contains("`lm_head.weight`"));
     }
 }

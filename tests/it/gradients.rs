@@ -99,3 +99,42 @@ fn every_tensor_receives_a_gradient_that_is_the_slope() {
         }
     }
 }
+
+/// What is left out in the last layer is left out of nothing else.
+#[test]
+fn rows_alone_are_what_they_are_among_all() {
+    for variant in golden::VARIANTS {
+        let model = paths::load(variant);
+        let vars = variables(model.tensors().clone()).unwrap();
+        let params = Params::given(
+            vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect(),
+            &Device::Cpu,
+        );
+        let network = Network::new(&params.root(), model.config()).unwrap();
+        let codes: Vec<u32> = (0..9).collect();
+        let sequence = |chunks| Span { slot: 0, start: 0, chunks };
+        let spans = [
+            sequence(vec![Chunk::Text(&[5, 1, 7, 2][..]), Chunk::Codes(&codes)]),
+            sequence(vec![Chunk::Text(&[3, 8, 2][..])]),
+        ];
+        let rows = [12u32, 3, 15];
+        let some = network.forward_some(&spans, &rows).unwrap();
+        let all = network.forward(&spans).unwrap();
+        let picked = all.index_select(&Tensor::new(&rows[..], &Device::Cpu).unwrap(), 0).unwrap();
+        let weights = Tensor::rand(-1f32, 1f32, some.shape(), &Device::Cpu).unwrap();
+        let slopes = |of: &Tensor| (of * &weights).unwrap().sum_all().unwrap().backward().unwrap();
+        let near = |a: &Tensor, b: &Tensor| {
+            let gap = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            gap <= 1e-5 * (1.0 + b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap())
+        };
+        assert!(near(&some, &picked), "{variant}");
+        let (of_some, of_all) = (slopes(&some), slopes(&picked));
+        let reached = vars.iter().filter_map(|(name, var)| Some((name, of_some.get(var)?, of_all.get(var)?)));
+        let reached: Vec<_> = reached.collect();
+        assert!(reached.len() > 10, "{variant}: {}", reached.len());
+        for (name, a, b) in reached {
+            assert!(near(a, b), "{variant}: {name}");
+        }
+        assert!(network.forward_some(&spans, &[16]).is_err(), "no such row");
+    }
+}

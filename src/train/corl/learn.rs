@@ -174,7 +174,10 @@ impl Learner<'_> {
         // Beside unconditional rows that do not learn, which are what they are under either.
         let reference = match self.objective.beta {
             0.0 => None,
-            _ => Some(plan.log_probs(self.reference, &self.reference.forward(plan.spans())?)?),
+            _ => {
+                let (spans, rows) = plan.run();
+                Some(plan.log_probs(self.reference, &self.reference.forward_some(spans, rows)?)?)
+            }
         };
         let loss = |hidden: &Tensor| {
             let tokens = Tokens {
@@ -196,7 +199,7 @@ impl Learner<'_> {
             }
             Ok(loss)
         };
-        segments::backward(self.network, plan.spans(), self.segment, loss, |grads| optim.gather(grads, &mut pass))?;
+        segments::backward(self.network, plan.run(), self.segment, loss, |grads| optim.gather(grads, &mut pass))?;
         Ok((pass, learned))
     }
 }

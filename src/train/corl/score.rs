@@ -48,18 +48,30 @@ impl Drawn<'_> {
     }
 }
 
-/// Adds a sequence that ends with a reply of `length` tokens, less the last, and tells the rows that predict the reply: of its prompt's
-/// last position and of what follows.
-fn place<'a>(spans: &mut Vec<Span<'a>>, chunks: Vec<Chunk<'a>>, length: usize) -> Range<u32> {
-    spans.push(Span { slot: 0, start: 0, chunks });
-    let end = spans.iter().map(Span::len).sum::<usize>();
-    (end - length) as u32..end as u32
+/// Sequences to run, and which of their positions predict something.
+#[derive(Default)]
+struct Run<'a> {
+    spans: Vec<Span<'a>>,
+    positions: usize,
+    rows: Vec<u32>,
+}
+
+impl<'a> Run<'a> {
+    /// Adds a sequence that ends with a reply of `length` tokens, less the last, and tells which of the rows predict the reply: those
+    /// of its prompt's last position and of what follows.
+    fn place(&mut self, chunks: Vec<Chunk<'a>>, length: usize) -> Range<u32> {
+        let (span, first) = (Span { slot: 0, start: 0, chunks }, self.rows.len());
+        self.positions += span.len();
+        self.spans.push(span);
+        self.rows.extend((self.positions - length) as u32..self.positions as u32);
+        first as u32..self.rows.len() as u32
+    }
 }
 
 /// Samples laid out for one pass: the sequences to run, and which rows of them predict what.
 pub struct Plan<'a> {
     samples: &'a [Drawn<'a>],
-    spans: Vec<Span<'a>>,
+    run: Run<'a>,
     /// What unconditional sequences come to, where they do not learn and so are not among these.
     still: Option<Tensor>,
     /// Of each sample, the rows that predict its reply: conditional, and unconditional where guidance needs them.
@@ -72,41 +84,40 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// When a picture of a prompt has no features, or the network fails.
     pub fn new(samples: &'a [Drawn<'a>], still: Option<&Network>) -> Result<Self> {
-        let mut spans = Vec::with_capacity(2 * samples.len());
-        let mut aside = Vec::new();
+        let (mut run, mut aside) = (Run::default(), Run::default());
         let mut rows = Vec::with_capacity(samples.len());
         for sample in samples {
             let length = sample.tokens.len();
             let said = sample.tokens.get(..length.saturating_sub(1)).unwrap_or_default();
             match &sample.prompt {
                 Prompt::Picture { prompt, guidance } => {
-                    let conditional =
-                        place(&mut spans, vec![Chunk::Text(&prompt.conditional), Chunk::Codes(said)], length);
+                    let conditional = run.place(vec![Chunk::Text(&prompt.conditional), Chunk::Codes(said)], length);
                     let unconditional = (*guidance != 1.0).then(|| {
-                        let spans = if still.is_some() { &mut aside } else { &mut spans };
-                        place(spans, vec![Chunk::Text(&prompt.unconditional), Chunk::Codes(said)], length)
+                        let run = if still.is_some() { &mut aside } else { &mut run };
+                        run.place(vec![Chunk::Text(&prompt.unconditional), Chunk::Codes(said)], length)
                     });
                     rows.push((conditional, unconditional));
                 }
                 Prompt::Answer { prompt, features } => {
                     let mut chunks = prompt.chunks(features.as_ref(), 0)?;
                     chunks.push(Chunk::Text(said));
-                    rows.push((place(&mut spans, chunks, length), None));
+                    rows.push((run.place(chunks, length), None));
                 }
             }
         }
-        let still = still.filter(|_| !aside.is_empty()).map(|still| still.forward(&aside)).transpose()?;
-        Ok(Self { samples, spans, still, rows })
+        let still = still.filter(|_| !aside.spans.is_empty());
+        let still = still.map(|still| still.forward_some(&aside.spans, &aside.rows)).transpose()?;
+        Ok(Self { samples, run, still, rows })
     }
 
-    /// The sequences, for [`Network::forward`].
+    /// The sequences and those rows of them that [`Plan::log_probs`] needs, for [`Network::forward_some`].
     #[must_use]
-    pub fn spans(&self) -> &[Span<'a>] {
-        &self.spans
+    pub fn run(&self) -> (&[Span<'a>], &[u32]) {
+        (&self.run.spans, &self.run.rows)
     }
 
-    /// The hidden states of [`Plan::spans`], `[positions, hidden]` → log π of every token, sample after sample, `[tokens]`, f32,
-    /// differentiable in both the states and the heads of `network`.
+    /// The hidden states of [`Plan::run`], `[rows, hidden]` → log π of every token, sample after sample, `[tokens]`, f32, differentiable
+    /// in both the states and the heads of `network`.
     ///
     /// # Errors
     /// When there is no sample, a sample is empty, or an id is none of the model's.
@@ -153,5 +164,6 @@ impl<'a> Plan<'a> {
 /// When there is no sample, a sample is empty, or an id is none of the model's.
 pub fn log_probs(network: &Network, samples: &[Drawn<'_>]) -> Result<Tensor> {
     let plan = Plan::new(samples, None)?;
-    plan.log_probs(network, &network.forward(plan.spans())?)
+    let (spans, rows) = plan.run();
+    plan.log_probs(network, &network.forward_some(spans, rows)?)
 }

@@ -153,7 +153,7 @@ fn pass(base: &Model, weights: &Trainable, optim: &AdamW, part: &[Told], words: 
     let drawn = part.iter().map(|told| told.drawn(base)).collect::<Result<Vec<_>, _>>()?;
     let (plan, mut pass) = (Plan::new(&drawn, None)?, optim.begin());
     let loss = |hidden: &Tensor| plan.log_probs(&weights.network, hidden)?.sum_all()? * (-1.0 / words as f64);
-    segments::backward(&weights.network, plan.spans(), None, loss, |grads| optim.gather(grads, &mut pass))?;
+    segments::backward(&weights.network, plan.run(), None, loss, |grads| optim.gather(grads, &mut pass))?;
     Ok(pass)
 }
 

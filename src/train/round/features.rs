@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::taste::{Judged, Quality, foretell};
 use crate::domain::id::{BlobId, SampleId};
 use crate::domain::picture::Picture;
@@ -21,28 +23,29 @@ const AT_ONCE: usize = 16;
 
 /// The state of the model behind each picture and its prompt: a row of numbers for each, all of one length.
 fn features(model: &Model, seen: &[(Arc<Picture>, &str)]) -> Result<Vec<Vec<f32>>, TrainError> {
+    let parts = seen.par_chunks(AT_ONCE).map(|some| of_some(model, some));
+    Ok(parts.collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+/// [`features`] by one pass.
+fn of_some(model: &Model, some: &[(Arc<Picture>, &str)]) -> Result<Vec<Vec<f32>>, TrainError> {
     let failed = |e: &dyn std::fmt::Display| TrainError::State(e.to_string());
-    let mut rows = Vec::with_capacity(seen.len());
-    for some in seen.chunks(AT_ONCE) {
-        let prompts = some.iter().map(|(picture, prompt)| model.prompter().answer(&asked(picture, prompt)));
-        let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-        let pictures: Vec<_> = prompts.iter().flat_map(|prompt| prompt.pictures.iter().cloned()).collect();
-        let eyes = model.see(&pictures).map_err(|e| failed(&e))?;
+    let prompts = some.iter().map(|(picture, prompt)| model.prompter().answer(&asked(picture, prompt)));
+    let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+    let pictures: Vec<_> = prompts.iter().flat_map(|prompt| prompt.pictures.iter().cloned()).collect();
+    let eyes = model.see(&pictures).map_err(|e| failed(&e))?;
+    let mut spans = Vec::with_capacity(prompts.len());
+    for (at, prompt) in prompts.iter().enumerate() {
         let patches = model.config().image_tokens();
-        let eyes = (0..prompts.len()).map(|at| eyes.narrow(0, at * patches, patches));
-        let eyes = eyes.collect::<Result<Vec<_>, _>>()?;
-        let mut spans = Vec::with_capacity(prompts.len());
-        for (prompt, eyes) in prompts.iter().zip(&eyes) {
-            spans.push(Span { slot: 0, start: 0, chunks: prompt.chunks(Some(eyes), 0)? });
-        }
-        let hidden = model.network().forward(&spans)?.detach();
-        let mut end = 0;
-        for span in &spans {
-            end += span.len();
-            rows.push(hidden.narrow(0, end - 1, 1)?.flatten_all()?.to_vec1::<f32>()?);
-        }
+        let eyes = eyes.narrow(0, at * patches, patches)?;
+        spans.push(Span { slot: 0, start: 0, chunks: prompt.chunks(Some(&eyes), 0)? });
     }
-    Ok(rows)
+    let last = spans.iter().scan(0, |end, span| {
+        *end += span.len() as u32;
+        Some(*end - 1)
+    });
+    let last: Vec<u32> = last.collect();
+    Ok(model.network().forward_some(&spans, &last)?.detach().to_vec2()?)
 }
 
 /// How likely a picture was when it was drawn.

@@ -70,7 +70,7 @@ impl Default for Plan {
             describe: 8,
             anew: 12,
             steps: 240,
-            anew_rate: 1.2e-4,
+            anew_rate: 1.2e-3,
             rate: 5e-4,
             oldest: 2,
             importance: 2.0,
