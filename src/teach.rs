@@ -98,8 +98,7 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     settings.prompts = options.prompts.map_or(settings.prompts, usize::from);
     settings.questions = options.questions.map_or(settings.questions, usize::from);
     settings.group = options.group.map_or(settings.group, usize::from);
-    settings.lora =
-        options.lora.map(|rank| Lora { rank: rank.into(), alpha: 2.0 * f64::from(rank), seed: options.seed });
+    settings.lora = options.lora.map(|rank| Lora::of(rank.into(), options.seed));
     settings.segment = options.segment.map(usize::from);
     settings.guidance = options.guidance.unwrap_or(settings.guidance);
     let scale = |place: &mut Scale, name: Option<ScaleName>| match name {

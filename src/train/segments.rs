@@ -12,9 +12,9 @@ use crate::model::network::{Network, Span};
 /// activations go when its gradients are there. The last is computed once: its way back begins where its way forward ends. One
 /// segment is the plain pass.
 ///
-/// `loss` makes a scalar of the hidden states of `rows` of the positions, `[rows, hidden]`. `sink` takes the gradients of one segment at a time,
-/// those of the last, the final norm and whatever `loss` reads first, those of the embeddings with the first segment's. They are
-/// those of the plain pass to the last bit on a CPU.
+/// `loss` makes a scalar of the hidden states of `rows` of the positions, `[rows, hidden]`. `sink` takes the gradients of one segment at a
+/// time, those of the last, the final norm and whatever `loss` reads first, those of the embeddings with the first segment's. They
+/// are those of the plain pass to the last bit on a CPU.
 ///
 /// # Errors
 /// When a border receives no gradient, or what the network, `loss` and `sink` fail with.

@@ -21,6 +21,14 @@ pub struct Lora {
     pub seed: u64,
 }
 
+impl Lora {
+    /// Scaled by two, as is usual.
+    #[must_use]
+    pub fn of(rank: usize, seed: u64) -> Self {
+        Self { rank, alpha: 2.0 * rank as f64, seed }
+    }
+}
+
 /// See the module text.
 pub struct Trainable {
     pub network: Network,

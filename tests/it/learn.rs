@@ -130,9 +130,7 @@ fn what_is_apart_scores_the_same_and_does_not_learn() {
     }];
     let scored = |apart: bool| {
         let plan = Plan::new(&drawn, apart.then(|| model.network())).unwrap();
-        let (spans, rows) = plan.run();
-        let hidden = weights.network.forward_some(spans, rows).unwrap();
-        let log_probs = plan.log_probs(&weights.network, &hidden).unwrap();
+        let log_probs = plan.score(&weights.network).unwrap();
         let grads = log_probs.sum_all().unwrap().backward().unwrap();
         let slopes = grads.get(&weights.vars[WORDS]).unwrap().abs().unwrap().sum(1).unwrap();
         (log_probs.to_vec1::<f32>().unwrap(), slopes.to_vec1::<f32>().unwrap())

@@ -174,10 +174,7 @@ impl Learner<'_> {
         // Beside unconditional rows that do not learn, which are what they are under either.
         let reference = match self.objective.beta {
             0.0 => None,
-            _ => {
-                let (spans, rows) = plan.run();
-                Some(plan.log_probs(self.reference, &self.reference.forward_some(spans, rows)?)?)
-            }
+            _ => Some(plan.score(self.reference)?),
         };
         let loss = |hidden: &Tensor| {
             let tokens = Tokens {

@@ -110,6 +110,14 @@ impl<'a> Plan<'a> {
         Ok(Self { samples, run, still, rows })
     }
 
+    /// log π of every token under `network`, as [`Plan::log_probs`] has them.
+    ///
+    /// # Errors
+    /// As there, or when the network fails.
+    pub fn score(&self, network: &Network) -> Result<Tensor> {
+        self.log_probs(network, &network.forward_some(&self.run.spans, &self.run.rows)?)
+    }
+
     /// The sequences and those rows of them that [`Plan::log_probs`] needs, for [`Network::forward_some`].
     #[must_use]
     pub fn run(&self) -> (&[Span<'a>], &[u32]) {
@@ -163,7 +171,5 @@ impl<'a> Plan<'a> {
 /// # Errors
 /// When there is no sample, a sample is empty, or an id is none of the model's.
 pub fn log_probs(network: &Network, samples: &[Drawn<'_>]) -> Result<Tensor> {
-    let plan = Plan::new(samples, None)?;
-    let (spans, rows) = plan.run();
-    plan.log_probs(network, &network.forward_some(spans, rows)?)
+    Plan::new(samples, None)?.score(network)
 }

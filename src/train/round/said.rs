@@ -253,7 +253,7 @@ impl Rounds {
             options.coupling.pictures = Scale::None;
             options.objective = Objective { beta: BETA, divergence: Divergence::Policy, ..options.objective };
             (options.scored, options.keep, options.sharpen) = (Scored::Detached, KEEP, SHARPEN);
-            options.lora = Some(Lora { seed: plan.seed, ..CHANGES });
+            options.lora = Some(Lora::of(RANK, plan.seed));
         }
         options.steps = steps;
         // Each step its share of both, in turns.
@@ -307,8 +307,8 @@ fn benchmark(practice: Practice, dice: &mut Dice) -> Exercise {
 /// Share of the pictures that gradients are computed of: drawing them costs less, and few tell most.
 const KEEP: f64 = 0.5;
 
-/// What is learned of new pictures is little, and noise spreads over all weights that may change; so few may.
-const CHANGES: Lora = Lora { rank: 8, alpha: 16.0, seed: 0 };
+/// Rank of what is learned of new pictures: it is little, and noise spreads over all weights that may change, so few may.
+const RANK: usize = 8;
 
 /// What leaving the weights of before costs, by nats: what the describer is blind to (a fifth star beside four) stays as it was.
 const BETA: f64 = 0.02;
