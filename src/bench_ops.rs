@@ -91,17 +91,21 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// 10^9 bytes a second that all threads together read at best in so much time.
+    /// 10^9 bytes a second that all threads together read at best in so much time, over a run of so many bytes or somewhat more: for long
+    /// memory gives less than for a moment.
     ///
     /// # Errors
     /// Never; the runs of others may.
-    pub fn read(&self, spent: Duration) -> anyhow::Result<f64> {
+    pub fn read(&self, bytes: usize, spent: Duration) -> anyhow::Result<f64> {
         let sum = |part: &[u64]| part.iter().fold(0u64, |sum, v| sum.wrapping_add(*v));
+        let passes = bytes.div_ceil(COLD).max(1);
         let seconds = best(spent, |_| {
-            black_box(self.0.par_chunks(1 << 15).map(sum).reduce(|| 0, u64::wrapping_add));
+            for _ in 0..passes {
+                black_box(self.0.par_chunks(1 << 15).map(sum).reduce(|| 0, u64::wrapping_add));
+            }
             Ok(())
         })?;
-        Ok(size_of_val(self.0.as_slice()) as f64 / seconds / 1e9)
+        Ok((passes * COLD) as f64 / seconds / 1e9)
     }
 }
 
@@ -148,7 +152,7 @@ impl Bench {
     }
 
     fn products(&mut self, what: &'static str, inputs: usize, outputs: usize) -> anyhow::Result<Vec<Row>> {
-        self.fastest = self.fastest.max(self.memory.read(self.spent)?);
+        self.fastest = self.fastest.max(self.memory.read(COLD, self.spent)?);
         let (one, mut rows_of) = (self.random(outputs, inputs)?, Vec::new());
         for kept in ["f32", "bf16", "f16", "q8_0", "q4k"] {
             let weights = self.weights(&one, kept)?;
@@ -167,7 +171,7 @@ impl Bench {
     }
 
     fn attention(&mut self, rows: usize, kept: &'static str, dtype: DType) -> anyhow::Result<Row> {
-        self.fastest = self.fastest.max(self.memory.read(self.spent)?);
+        self.fastest = self.fastest.max(self.memory.read(COLD, self.spent)?);
         let shown = 2 * rows * HEADS.kv * HEADS.dim * POSITIONS;
         let bytes = shown * dtype.size_in_bytes();
         let part = |a, b| Tensor::rand(-1f32, 1f32, (rows, HEADS.kv, a, b), &Device::Cpu)?.to_dtype(dtype);
@@ -224,7 +228,7 @@ pub fn run(rounds: usize) -> anyhow::Result<Report> {
                 attention.push(bench.attention(rows, kept, dtype)?);
             }
         }
-        let memory = bench.fastest.max(bench.memory.read(spent)?);
+        let memory = bench.fastest.max(bench.memory.read(COLD, spent)?);
         products.iter_mut().chain(&mut attention).for_each(|row| row.of_memory = row.gigabytes_per_second / memory);
         Ok(Report { threads: rayon::current_num_threads(), memory, products, attention })
     };

@@ -21,10 +21,12 @@ use crate::model::prompt::DrawPrompt;
 use crate::train::corl::score::{Drawn, Plan, Prompt};
 use crate::train::optim::{AdamW, AdamWOptions};
 use crate::train::segments;
-use crate::train::trainable::Trainable;
+use crate::train::trainable::{Lora, Trainable};
 
 /// Pictures of a step.
 const PICTURES: usize = 48;
+/// Of changes of low rank, as rounds learn by.
+const RANK: usize = 8;
 /// Layers and width of the random decoder whose memory is measured: deep, as those are that need segments.
 const LAYERS: usize = 24;
 const HIDDEN: usize = 256;
@@ -43,6 +45,8 @@ pub struct Report {
     pub step_seconds: f64,
     /// The same in one pass, whose operations share the cores.
     pub one_pass_seconds: f64,
+    /// The same as `step_seconds`, learning by changes of low rank.
+    pub low_rank_seconds: f64,
     pub positions_per_second: f64,
     /// Where the system tells it.
     pub memory: Option<Memory>,
@@ -80,13 +84,16 @@ impl Report {
     #[must_use]
     pub fn table(&self) -> String {
         let mut text = format!(
-            "a step of {} pictures of {} positions in {} passes at once {:.3} s: {:.0} positions/s, {:.2}x one pass\n",
+            "a step of {} pictures of {} positions in {} passes at once {:.3} s: {:.0} positions/s, {:.2}x one pass\n\
+             by changes of rank {RANK} {:.3} s, {:.2}x the time\n",
             self.pictures,
             self.positions,
             self.at_once,
             self.step_seconds,
             self.positions_per_second,
-            self.one_pass_seconds / self.step_seconds
+            self.one_pass_seconds / self.step_seconds,
+            self.low_rank_seconds,
+            self.low_rank_seconds / self.step_seconds
         );
         let Some(m) = &self.memory else { return text };
         for (name, of) in [("whole", &m.whole), ("segments", &m.segments)] {
@@ -113,13 +120,13 @@ struct Bench {
 
 impl Bench {
     /// Of weights that fit `config`, with the prompts of `model`.
-    fn new(model: &Model, config: &ModelConfig, tensors: Tensors) -> anyhow::Result<Self> {
+    fn new(model: &Model, config: &ModelConfig, tensors: Tensors, lora: Option<Lora>) -> anyhow::Result<Self> {
         let prompt = model.prompter().draw(&Draw { prompt: "a red circle and a blue square".into() })?;
         let (tokens, codes) = (config.image_tokens(), u32::try_from(config.vq.codebook_size)?);
         let mut dice = ChaCha8Rng::seed_from_u64(1);
         let mut grid = || (0..tokens).map(|_| dice.random_range(0..codes)).collect();
         let grids = (0..PICTURES).map(|_| grid()).collect();
-        let weights = Trainable::new(config, tensors, &["model.language_model."], None, model.network().device())?;
+        let weights = Trainable::new(config, tensors, &["model.language_model."], lora, model.network().device())?;
         let optim = AdamW::new(weights.vars.clone(), AdamWOptions::default())?;
         Ok(Self { weights, optim, prompt, grids })
     }
@@ -143,6 +150,7 @@ impl Bench {
             optim.accumulate(pass?, |_| true)?;
         }
         optim.apply(1e-4)?;
+        weights.refresh()?;
         Ok(begun.elapsed().as_secs_f64())
     }
 }
@@ -157,20 +165,33 @@ fn drawn<'a>(prompt: &'a DrawPrompt, grids: &'a [Vec<u32>]) -> Vec<Drawn<'a>> {
 /// # Errors
 /// When memory runs out, or this program cannot be run again.
 pub fn run(model: &Model, rounds: usize) -> anyhow::Result<Report> {
-    let mut bench = Bench::new(model, model.config(), model.tensors().clone())?;
+    let bench = |lora| Bench::new(model, model.config(), model.tensors().clone(), lora);
+    let (mut bench, mut low_rank) = (bench(None)?, bench(Some(Lora::of(RANK, 1)))?);
     let positions = drawn(&bench.prompt, &bench.grids).first().context("no picture")?.positions();
     let at_once = rayon::current_num_threads();
-    let (mut seconds, mut alone) = (vec![], vec![]);
+    let (mut seconds, mut alone, mut by_changes) = (vec![], vec![], vec![]);
     bench.step(at_once, None)?;
+    low_rank.step(at_once, None)?;
     for _ in 0..rounds.max(1) {
         seconds.push(bench.step(at_once, None)?);
         alone.push(bench.step(1, None)?);
+        by_changes.push(low_rank.step(at_once, None)?);
     }
     let step_seconds = median(seconds.into_iter());
     let one_pass_seconds = median(alone.into_iter());
+    let low_rank_seconds = median(by_changes.into_iter());
     let positions_per_second = (PICTURES * positions) as f64 / step_seconds;
     let memory = resident("VmHWM").is_ok().then(|| memory(rounds.max(1))).transpose()?;
-    Ok(Report { pictures: PICTURES, positions, at_once, step_seconds, one_pass_seconds, positions_per_second, memory })
+    Ok(Report {
+        pictures: PICTURES,
+        positions,
+        at_once,
+        step_seconds,
+        one_pass_seconds,
+        low_rank_seconds,
+        positions_per_second,
+        memory,
+    })
 }
 
 fn memory(rounds: usize) -> anyhow::Result<Memory> {
@@ -222,7 +243,7 @@ pub fn footprint(model: &Model, layers: usize) -> anyhow::Result<Footprint> {
     };
     let fresh = Params::fresh(1, model.network().device());
     Network::new(&fresh.root(), &config)?;
-    let mut bench = Bench::new(model, &config, fresh.finish()?)?;
+    let mut bench = Bench::new(model, &config, fresh.finish()?, None)?;
     let before = resident("VmRSS")?;
     bench.step(1, Some(layers))?;
     let step_seconds = bench.step(1, Some(layers))?;

@@ -247,7 +247,7 @@ fn info(options: &Info) -> anyhow::Result<()> {
     let (text, vision, vq) = (&config.text, &config.vision, &config.vq);
     let width = precision.cache().size_in_bytes() as u64;
     let context = u64::from(options.context).min(text.max_positions as u64);
-    let row_bytes = context * width * 2 * (text.num_layers * text.num_kv_heads * text.head_dim) as u64;
+    let row_bytes = context * width * text.cached_numbers() as u64;
     let memory_bytes = options.memory.map(|gib| u64::from(gib) << 30).or_else(free_memory);
     let rows_that_fit = memory_bytes.map(|memory| memory.saturating_sub(weights.all) / row_bytes.max(1));
     let serving = Serving {

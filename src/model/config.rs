@@ -194,6 +194,12 @@ impl TextConfig {
         self.num_heads * self.head_dim
     }
 
+    /// Numbers that the cache holds of a position: keys and values of every layer.
+    #[must_use]
+    pub fn cached_numbers(&self) -> usize {
+        2 * self.num_layers * self.num_kv_heads * self.head_dim
+    }
+
     pub(super) fn read(block: &Block<'_>) -> Result<Self, ConfigError> {
         block.only("model_type", &json!("llama"), &json!("llama"))?;
         block.only("hidden_act", &json!("silu"), &json!("silu"))?;

@@ -37,7 +37,7 @@ use checkpoint::plan::Loaded;
 use checkpoint::{Checkpoint, Reading, Weights};
 use config::{ConfigError, ModelConfig};
 use network::{Network, Span};
-use params::{Blocks, ParamError, Params, Tensors};
+use params::{Matrices, ParamError, Params, Tensors};
 use precision::Precision;
 use preprocess::Pixels;
 use prompt::{Prompter, PrompterError, PrompterFiles};
@@ -200,9 +200,9 @@ pub struct Size {
 }
 
 impl Size {
-    fn kept(tensors: &Tensors, blocks: &Blocks) -> Self {
+    fn kept(tensors: &Tensors, matrices: &Matrices) -> Self {
         let dense = tensors.iter().map(|(name, kept)| (name, kept.elem_count() * kept.dtype().size_in_bytes()));
-        let all = dense.chain(blocks.iter().map(|(name, kept)| (name, kept.bytes())));
+        let all = dense.chain(matrices.iter().map(|(name, kept)| (name, kept.bytes())));
         all.map(|(name, bytes)| (name.as_str(), bytes as u64)).collect()
     }
 }
@@ -290,9 +290,9 @@ impl Model {
     }
 
     fn weigh(checkpoint: &Checkpoint<'_>, precision: Precision, device: &Device) -> Result<Weighed, ModelError> {
-        let Loaded { tensors, blocks, version } = checkpoint.load(precision, device)?;
-        let size = Size::kept(&tensors, &blocks);
-        let params = Params::kept(tensors, blocks, device);
+        let Loaded { tensors, matrices, version } = checkpoint.load(precision, device)?;
+        let size = Size::kept(&tensors, &matrices);
+        let params = Params::kept(tensors, matrices, device);
         let network = Network::new(&params.root(), &checkpoint.config)?;
         Ok(Weighed { network, version, tensors: params.finish()?, size })
     }
@@ -361,7 +361,7 @@ impl Model {
     /// The network of tensors in the memory layout, and their content hash.
     fn assemble(tensors: Tensors, config: &ModelConfig, device: &Device) -> Result<Weighed, ModelError> {
         let version = weights::hash(&weights::split(&tensors, config.text.query_rows())?)?;
-        let size = Size::kept(&tensors, &Blocks::new());
+        let size = Size::kept(&tensors, &Matrices::new());
         let params = Params::given(tensors, device);
         let network = Network::new(&params.root(), config)?;
         Ok(Weighed { network, version, tensors: params.finish()?, size })

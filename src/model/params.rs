@@ -3,19 +3,18 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::ops::{Quantised, Weight};
+use super::ops::Weight;
 
 /// Tensors by internal name (Hugging Face names, with fused projections; see `weights.rs`).
 pub type Tensors = BTreeMap<String, Tensor>;
 
-/// Matrices that are kept as blocks of small numbers, by internal name.
-pub type Blocks = BTreeMap<String, Arc<Quantised>>;
+/// Matrices that are kept in a form of their own, by internal name.
+pub type Matrices = BTreeMap<String, Weight>;
 
 /// A part of a network, made of its tensors.
 pub type Built<T> = Result<T, ParamError>;
@@ -71,7 +70,7 @@ pub enum Role {
 }
 
 enum Source {
-    Given(Tensors, Blocks),
+    Given(Tensors, Matrices),
     Fresh(Box<ChaCha8Rng>),
     Outline(Vec<Asked>),
 }
@@ -97,13 +96,17 @@ impl Params {
     /// Tensors of a checkpoint.
     #[must_use]
     pub fn given(tensors: Tensors, device: &Device) -> Self {
-        Self::kept(tensors, Blocks::new(), device)
+        Self::kept(tensors, Matrices::new(), device)
     }
 
-    /// Tensors of a checkpoint, and those of its matrices that are kept as blocks.
+    /// Tensors of a checkpoint, and those of its matrices that are kept otherwise.
     #[must_use]
-    pub fn kept(tensors: Tensors, blocks: Blocks, device: &Device) -> Self {
-        Self { source: RefCell::new(Source::Given(tensors, blocks)), taken: RefCell::default(), device: device.clone() }
+    pub fn kept(tensors: Tensors, matrices: Matrices, device: &Device) -> Self {
+        Self {
+            source: RefCell::new(Source::Given(tensors, matrices)),
+            taken: RefCell::default(),
+            device: device.clone(),
+        }
     }
 
     /// Fresh `f32` tensors, a function of the seed and of the order in which they are asked for.
@@ -138,8 +141,8 @@ impl Params {
     /// # Errors
     /// When tensors of the checkpoint were not asked for.
     pub fn finish(self) -> Result<Tensors, ParamError> {
-        if let Source::Given(tensors, blocks) = self.source.into_inner() {
-            let rest: Vec<String> = tensors.into_keys().chain(blocks.into_keys()).collect();
+        if let Source::Given(tensors, matrices) = self.source.into_inner() {
+            let rest: Vec<String> = tensors.into_keys().chain(matrices.into_keys()).collect();
             if !rest.is_empty() {
                 return Err(ParamError::Unknown(rest));
             }
@@ -184,16 +187,13 @@ impl Scope<'_> {
     /// As [`Scope::get`].
     pub fn matrix(&self, name: &str, shape: [usize; 2], init: Init) -> Result<Weight, ParamError> {
         let full = format!("{}{name}", self.prefix);
-        let blocks = match &mut *self.params.source.borrow_mut() {
-            Source::Given(_, blocks) => blocks.remove(&full),
+        let kept = match &mut *self.params.source.borrow_mut() {
+            Source::Given(_, matrices) => matrices.remove(&full),
             Source::Fresh(_) | Source::Outline(_) => None,
         };
-        match blocks {
-            Some(blocks) if [blocks.rows(), blocks.inputs()] == shape => Ok(Weight::Quantised(blocks)),
-            Some(blocks) => {
-                let found = vec![blocks.rows(), blocks.inputs()];
-                Err(ParamError::Shape { name: full, found, wanted: shape.to_vec() })
-            }
+        match kept {
+            Some(kept) if kept.shape() == shape => Ok(kept),
+            Some(kept) => Err(ParamError::Shape { name: full, found: kept.shape(), wanted: shape.to_vec() }),
             None => self.take(name, &shape, init, Role::Matrix).map(Weight::from),
         }
     }

@@ -2,6 +2,7 @@
 //! Knows nothing of what is learned.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use serde::Serialize;
@@ -9,7 +10,8 @@ use serde::Serialize;
 use super::TrainError;
 use crate::model::config::ModelConfig;
 use crate::model::network::Network;
-use crate::model::params::{Init, Params, Tensors, variables};
+use crate::model::ops::{Changed, Weight};
+use crate::model::params::{Init, Matrices, Params, Tensors, variables};
 
 /// Low-rank changes of the matrices that would learn.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -22,6 +24,10 @@ pub struct Lora {
 }
 
 impl Lora {
+    fn scale(self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+
     /// Scaled by two, as is usual.
     #[must_use]
     pub fn of(rank: usize, seed: u64) -> Self {
@@ -83,8 +89,7 @@ impl Trainable {
                 (variables(fresh.finish()?)?, tensors)
             }
         };
-        let whole = whole(&fixed, &vars, lora, None)?;
-        let network = network(config, whole, device)?;
+        let network = learning(config, whole(&fixed, &vars, lora, None)?, &vars, lora, device)?;
         Ok(Self { network, vars, fixed, lora, sharpen: None, config: config.clone(), device: device.clone() })
     }
 
@@ -107,7 +112,7 @@ impl Trainable {
     pub fn refresh(&mut self) -> Result<(), TrainError> {
         if self.lora.is_some() || self.sharpen.is_some() {
             let whole = whole(&self.fixed, &self.vars, self.lora, self.sharpen)?;
-            self.network = network(&self.config, whole, &self.device)?;
+            self.network = learning(&self.config, whole, &self.vars, self.lora, &self.device)?;
         }
         Ok(())
     }
@@ -117,7 +122,7 @@ impl Trainable {
     /// # Errors
     /// When memory runs out.
     pub fn still(&self) -> Result<Network, TrainError> {
-        network(&self.config, self.tensors()?, &self.device)
+        network(&self.config, self.tensors()?, Matrices::new(), &self.device)
     }
 
     /// Every tensor as it is now; those that learn whole share their memory.
@@ -145,11 +150,38 @@ impl Trainable {
     }
 }
 
-fn network(config: &ModelConfig, tensors: Tensors, device: &Device) -> Result<Network, TrainError> {
-    let params = Params::given(tensors, device);
+fn network(config: &ModelConfig, tensors: Tensors, matrices: Matrices, device: &Device) -> Result<Network, TrainError> {
+    let params = Params::kept(tensors, matrices, device);
     let network = Network::new(&params.root(), config)?;
     params.finish()?;
     Ok(network)
+}
+
+/// The network of all tensors, `whole`, in which changes of low rank learn as such.
+fn learning(
+    config: &ModelConfig,
+    mut whole: Tensors,
+    vars: &BTreeMap<String, Var>,
+    lora: Option<Lora>,
+    device: &Device,
+) -> Result<Network, TrainError> {
+    let mut matrices = Matrices::new();
+    if let Some(scale) = lora.map(Lora::scale) {
+        for (name, down, up) in changes(vars) {
+            let Some(whole) = whole.remove(name) else { continue };
+            let changed = Changed { whole, down: down.as_tensor().clone(), up: up.as_tensor().clone(), scale };
+            matrices.insert(name.to_owned(), Weight::Changed(Arc::new(changed)));
+        }
+    }
+    network(config, whole, matrices, device)
+}
+
+/// Names of the matrices that change, and the factors of their changes, down and up.
+fn changes(vars: &BTreeMap<String, Var>) -> impl Iterator<Item = (&str, &Var, &Var)> {
+    vars.iter().filter_map(|(name, down)| {
+        let name = name.strip_suffix(DOWN)?;
+        Some((name, down, vars.get(&format!("{name}{UP}"))?))
+    })
 }
 
 /// All tensors of the network, differentiable in `vars`.
@@ -163,10 +195,9 @@ fn whole(
     match lora {
         None => all.extend(vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone()))),
         Some(lora) => {
-            for (name, down) in vars {
-                let Some(name) = name.strip_suffix(DOWN) else { continue };
-                let (Some(up), Some(base)) = (vars.get(&format!("{name}{UP}")), fixed.get(name)) else { continue };
-                let change: Tensor = (up.as_tensor().matmul(down.as_tensor())? * (lora.alpha / lora.rank as f64))?;
+            for (name, down, up) in changes(vars) {
+                let Some(base) = fixed.get(name) else { continue };
+                let change: Tensor = (up.as_tensor().matmul(down.as_tensor())? * lora.scale())?;
                 all.insert(name.to_owned(), (base + change)?);
             }
         }

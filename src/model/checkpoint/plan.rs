@@ -2,7 +2,6 @@
 //! at a time: into memory, into a content hash, or to whoever asks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
@@ -12,7 +11,7 @@ use crate::domain::sample::Version;
 use crate::model::config::ModelConfig;
 use crate::model::network::Network;
 use crate::model::ops::Quantised;
-use crate::model::params::{Asked, Blocks, Init, Params, Role, Tensors};
+use crate::model::params::{Asked, Init, Matrices, Params, Role, Tensors};
 use crate::model::precision::{Form, Precision};
 use crate::model::weights::{Content, Misfit, WeightsError, failed, kernel_in};
 use crate::model::{ModelError, Size};
@@ -158,17 +157,17 @@ impl Plan {
             open: BTreeMap::new(),
             kernel: vec![],
             tensors: Tensors::new(),
-            blocks: Blocks::new(),
+            matrices: Matrices::new(),
         };
         let version = self.pass(source, |piece, at, values| hall.take(piece, at, values))?;
-        let Hall { mut tensors, blocks, .. } = hall;
+        let Hall { mut tensors, matrices, .. } = hall;
         // A head that is the embedding is one tensor, not two.
         if self.tied
             && let Some(head) = tensors.get(HEAD).cloned()
         {
             tensors.insert(EMBEDDINGS.into(), head);
         }
-        Ok(Loaded { tensors, blocks, version })
+        Ok(Loaded { tensors, matrices, version })
     }
 
     /// Hands all numbers to `each`, piece after piece and with how many of the piece came before, and hashes them.
@@ -196,7 +195,7 @@ impl Plan {
 pub struct Loaded {
     pub tensors: Tensors,
     /// Matrices that are kept as blocks.
-    pub blocks: Blocks,
+    pub matrices: Matrices,
     pub version: Version,
 }
 
@@ -210,7 +209,7 @@ struct Hall<'p> {
     /// Numbers of a kernel, which lies otherwise in memory and is turned when it is whole.
     kernel: Vec<f32>,
     tensors: Tensors,
-    blocks: Blocks,
+    matrices: Matrices,
 }
 
 impl Hall<'_> {
@@ -251,7 +250,7 @@ impl Hall<'_> {
                 placed.map(|placed| drop(self.tensors.insert(name.to_owned(), placed)))
             }
             Form::Blocks(kind) => {
-                Quantised::of_tensor(whole, kind).map(|kept| drop(self.blocks.insert(name.to_owned(), Arc::new(kept))))
+                Quantised::of_tensor(whole, kind).map(|kept| drop(self.matrices.insert(name.to_owned(), kept.into())))
             }
         };
         kept.map_err(failed(name))

@@ -12,9 +12,13 @@ pub(super) struct Linear;
 /// As [`Linear`] with a bias `[out]`.
 pub(super) struct LinearBias;
 
-fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, lx: &Layout, lw: &Layout) -> Result<(CpuStorage, Shape)> {
-    let (rows, inner) = lx.shape().dims2()?;
-    let (outer, _) = lw.shape().dims2()?;
+pub(super) fn forward(
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    (rows, inner): (usize, usize),
+    outer: usize,
+) -> Result<(CpuStorage, Shape)> {
     let mut y = match bias {
         Some(b) => b.repeat(rows),
         None => vec![0.0; rows * outer],
@@ -28,16 +32,28 @@ fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, lx: &Layout, lw: &Layout)
     Ok((CpuStorage::F32(y), Shape::from((rows, outer))))
 }
 
-fn backward(x: &Tensor, w: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
-    let (rows, inner) = x.dims2()?;
-    let outer = w.dim(0)?;
-    let (xs, ws, gs) = (View::of(x)?, View::of(w)?, View::of(grad)?);
-    let g = Mat::rows(&gs, rows, outer, outer);
+/// The gradient in `x`, given that of the outputs; none where nothing that learns is in it.
+pub(super) fn input_gradient(x: &Tensor, w: &Tensor, grads: &[f32]) -> Result<Option<Tensor>> {
+    if !x.track_op() {
+        return Ok(None);
+    }
+    let ((rows, inner), outer) = (x.dims2()?, w.dim(0)?);
     let mut dx = vec![0.0; rows * inner];
-    matmul(&mut dx, inner, g, Mat::rows(&ws, outer, inner, inner), false, 0)?;
+    let g = Mat::rows(grads, rows, outer, outer);
+    matmul(&mut dx, inner, g, Mat::rows(&View::of(w)?, outer, inner, inner), false, 0)?;
+    Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
+}
+
+/// The gradient in `w`, as [`input_gradient`].
+fn weight_gradient(x: &Tensor, w: &Tensor, grads: &[f32]) -> Result<Option<Tensor>> {
+    if !w.track_op() {
+        return Ok(None);
+    }
+    let ((rows, inner), outer) = (x.dims2()?, w.dim(0)?);
     let mut dw = vec![0.0; outer * inner];
-    matmul(&mut dw, inner, g.t(), Mat::rows(&xs, rows, inner, inner), false, 0)?;
-    Ok((Tensor::from_vec(dx, (rows, inner), x.device())?, Tensor::from_vec(dw, (outer, inner), x.device())?))
+    let g = Mat::rows(grads, rows, outer, outer);
+    matmul(&mut dw, inner, g.t(), Mat::rows(&View::of(x)?, rows, inner, inner), false, 0)?;
+    Tensor::from_vec(dw, w.shape(), w.device()).map(Some)
 }
 
 impl CustomOp2 for Linear {
@@ -46,12 +62,13 @@ impl CustomOp2 for Linear {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
-        forward(slice(x, lx)?, slice(w, lw)?, None, lx, lw)
+        forward(slice(x, lx)?, slice(w, lw)?, None, lx.shape().dims2()?, lw.shape().dims2()?.0)
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw) = backward(x, w, &grad.contiguous()?)?;
-        Ok((Some(dx), Some(dw)))
+        let grad = grad.contiguous()?;
+        let grads = View::of(&grad)?;
+        Ok((input_gradient(x, w, &grads)?, weight_gradient(x, w, &grads)?))
     }
 }
 
@@ -69,7 +86,7 @@ impl CustomOp3 for LinearBias {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        forward(slice(x, lx)?, slice(w, lw)?, Some(slice(b, lb)?), lx, lw)
+        forward(slice(x, lx)?, slice(w, lw)?, Some(slice(b, lb)?), lx.shape().dims2()?, lw.shape().dims2()?.0)
     }
 
     fn bwd(
@@ -81,10 +98,9 @@ impl CustomOp3 for LinearBias {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (dx, dw) = backward(x, w, &grad)?;
-        let outer = b.dim(0)?;
-        let db = column_sums(&View::of(&grad)?, outer);
-        Ok((Some(dx), Some(dw), Some(Tensor::from_vec(db, outer, b.device())?)))
+        let (grads, outer) = (View::of(&grad)?, b.dim(0)?);
+        let db = Tensor::from_vec(column_sums(&grads, outer), outer, b.device())?;
+        Ok((input_gradient(x, w, &grads)?, weight_gradient(x, w, &grads)?, Some(db)))
     }
 }
 

@@ -10,6 +10,7 @@ mod few;
 mod half;
 mod kernel;
 mod linear;
+mod low_rank;
 mod nibbles;
 mod norm;
 #[cfg(target_arch = "x86_64")]
@@ -30,7 +31,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor, bail};
 
 pub use quantised::{Kind, Quantised};
-pub use weight::Weight;
+pub use weight::{Changed, Weight};
 
 /// How one row of fused queries, keys and values is laid out: `count` query heads, then `kv` key heads, then `kv` value heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,12 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
             let bias = bias.map(Tensor::to_vec1).transpose()?;
             return x.contiguous()?.apply_op1(quantised::QuantisedLinear { matrix: matrix.clone(), bias });
         }
+        Weight::Changed(changed) if fused(x) => {
+            let op = low_rank::LowRank { whole: changed.whole.detach(), scale: changed.scale as f32 };
+            let y = x.contiguous()?.apply_op3(&changed.down, &changed.up, op)?;
+            return if let Some(bias) = bias { y.broadcast_add(bias) } else { Ok(y) };
+        }
+        Weight::Changed(changed) => &changed.whole,
     };
     if fused(x) && matches!(dense.dtype(), DType::BF16 | DType::F16) {
         return match bias {

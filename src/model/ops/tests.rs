@@ -44,6 +44,29 @@ fn linear_agrees() {
 }
 
 #[test]
+fn low_rank_changes_agree() {
+    let base = random(3, &[19, 24]);
+    let changed = |x: &[Tensor]| -> Result<Weight> {
+        let (down, up) = (x[1].clone(), x[2].clone());
+        let whole = (base.to_dtype(down.dtype())? + (up.matmul(&down)? * 0.7)?)?;
+        Ok(Weight::Changed(Arc::new(Changed { whole, down, up, scale: 0.7 })))
+    };
+    agree("low rank", &[&[37, 24], &[3, 24], &[19, 3]], |x| linear(&x[0], &changed(x)?, None));
+    agree("low rank with bias", &[&[5, 24], &[3, 24], &[19, 3], &[19]], |x| linear(&x[0], &changed(x)?, Some(&x[3])));
+}
+
+#[test]
+fn what_does_not_learn_gets_no_gradient() {
+    let (x, w) = (random(1, &[7, 5]), random(2, &[3, 5]));
+    let (learns, other) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&w).unwrap());
+    for (rows, weight) in [(learns.as_tensor(), &w), (&x, other.as_tensor())] {
+        let y = linear(rows, &weight.clone().into(), None).unwrap();
+        let grads = y.sum_all().unwrap().backward().unwrap();
+        assert_eq!([rows, weight].map(|of| grads.get(of).is_some()), [rows, weight].map(Tensor::track_op));
+    }
+}
+
+#[test]
 fn norms_agree() {
     agree("rms norm", &[&[301, 40], &[40]], |x| rms_norm(&x[0], &x[1], 1e-6));
     agree("layer norm", &[&[301, 40], &[40], &[40]], |x| layer_norm(&x[0], &x[1], &x[2], 1e-6));
