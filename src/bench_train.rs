@@ -20,13 +20,12 @@ use crate::model::params::{Params, Tensors};
 use crate::model::prompt::DrawPrompt;
 use crate::train::corl::score::{Drawn, Plan, Prompt};
 use crate::train::optim::{AdamW, AdamWOptions};
+use crate::train::round::RANK;
 use crate::train::segments;
 use crate::train::trainable::{Lora, Trainable};
 
 /// Pictures of a step.
 const PICTURES: usize = 48;
-/// Of changes of low rank, as rounds learn by.
-const RANK: usize = 8;
 /// Layers and width of the random decoder whose memory is measured: deep, as those are that need segments.
 const LAYERS: usize = 24;
 const HIDDEN: usize = 256;
@@ -45,7 +44,7 @@ pub struct Report {
     pub step_seconds: f64,
     /// The same in one pass, whose operations share the cores.
     pub one_pass_seconds: f64,
-    /// The same as `step_seconds`, learning by changes of low rank.
+    /// The same as `step_seconds`, learning by changes of low rank, as rounds do.
     pub low_rank_seconds: f64,
     pub positions_per_second: f64,
     /// Where the system tells it.

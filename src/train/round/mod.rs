@@ -19,6 +19,7 @@ pub mod taste;
 mod trying;
 mod work;
 
+pub use said::RANK;
 pub use work::Rounds;
 
 use serde_json::{Map, Value};

@@ -308,7 +308,7 @@ fn benchmark(practice: Practice, dice: &mut Dice) -> Exercise {
 const KEEP: f64 = 0.5;
 
 /// Rank of what is learned of new pictures: it is little, and noise spreads over all weights that may change, so few may.
-const RANK: usize = 8;
+pub const RANK: usize = 8;
 
 /// What leaving the weights of before costs, by nats: what the describer is blind to (a fifth star beside four) stays as it was.
 const BETA: f64 = 0.02;
