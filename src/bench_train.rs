@@ -126,7 +126,7 @@ impl Bench {
         let mut grid = || (0..tokens).map(|_| dice.random_range(0..codes)).collect();
         let grids = (0..PICTURES).map(|_| grid()).collect();
         let weights = Trainable::new(config, tensors, &["model.language_model."], lora, model.network().device())?;
-        let optim = AdamW::new(weights.vars.clone(), AdamWOptions::default())?;
+        let optim = AdamW::new(weights.vars().clone(), AdamWOptions::default())?;
         Ok(Self { weights, optim, prompt, grids })
     }
 

@@ -85,7 +85,7 @@ mod tests {
         Network::new(&fresh.root(), &config).unwrap();
         let trains = ["model.language_model.", "lm_head."];
         let mut weights = Trainable::new(&config, fresh.finish().unwrap(), &trains, lora, &Device::Cpu).unwrap();
-        for var in weights.vars.values().filter(|_| lora.is_some()) {
+        for var in weights.vars().values().filter(|_| lora.is_some()) {
             var.set(&numbers(var.dims(), 0.3)).unwrap();
         }
         weights.refresh().unwrap();
@@ -101,7 +101,7 @@ mod tests {
     /// Of every variable that one reached.
     fn found(weights: &Trainable, grads: &GradStore) -> Gradients {
         let list = |grad: &Tensor| grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let grads = weights.vars.iter().map(|(name, var)| (name.clone(), grads.get(var).map(list)));
+        let grads = weights.vars().iter().map(|(name, var)| (name.clone(), grads.get(var).map(list)));
         grads.filter_map(|(name, grad)| Some((name, grad?))).collect()
     }
 
@@ -173,7 +173,7 @@ mod tests {
         };
         let samples = [said(&[11, 30, 2, 5][..]), said(&[17])];
         let weights = learner(None);
-        assert!(same_gradients(&weights, &samples).iter().eq(weights.vars.keys()), "every variable learns");
+        assert!(same_gradients(&weights, &samples).iter().eq(weights.vars().keys()), "every variable learns");
         assert_eq!(same_gradients(&learner(Some(LORA)), &samples).len(), 2 * 4 * LAYERS);
     }
 
@@ -182,7 +182,7 @@ mod tests {
         let (prompt, weights) = (&draws()[0], learner(None));
         let drawn = [Drawn { prompt: Prompt::Picture { prompt, guidance: 1.0 }, tokens: &[3, 1], temperature: 1.0 }];
         let plan = Plan::new(&drawn, None).unwrap();
-        let mut optim = AdamW::new(weights.vars.clone(), AdamWOptions::default()).unwrap();
+        let mut optim = AdamW::new(weights.vars().clone(), AdamWOptions::default()).unwrap();
         let lost = |hidden: &Tensor| hidden.detach().sum_all();
         let mut pass = optim.begin();
         let error = backward(&weights.network, plan.run(), Some(2), lost, |grads| optim.gather(grads, &mut pass));

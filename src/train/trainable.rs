@@ -38,14 +38,18 @@ impl Lora {
 /// See the module text.
 pub struct Trainable {
     pub network: Network,
-    /// What learns, by internal name.
-    pub vars: BTreeMap<String, Var>,
+    parts: Parts,
+}
+
+/// What a network that learns is made of.
+struct Parts {
+    config: ModelConfig,
+    device: Device,
     fixed: Tensors,
+    vars: BTreeMap<String, Var>,
     lora: Option<Lora>,
     /// See [`Trainable::sharpening`].
     sharpen: Option<f64>,
-    config: ModelConfig,
-    device: Device,
 }
 
 /// The logarithm of what image logits are scaled by, over how fast it learns; no tensor of a network, but folded into its head.
@@ -89,8 +93,14 @@ impl Trainable {
                 (variables(fresh.finish()?)?, tensors)
             }
         };
-        let network = learning(config, whole(&fixed, &vars, lora, None)?, &vars, lora, device)?;
-        Ok(Self { network, vars, fixed, lora, sharpen: None, config: config.clone(), device: device.clone() })
+        let parts = Parts { config: config.clone(), device: device.clone(), fixed, vars, lora, sharpen: None };
+        Ok(Self { network: parts.learning()?, parts })
+    }
+
+    /// What learns, by internal name.
+    #[must_use]
+    pub fn vars(&self) -> &BTreeMap<String, Var> {
+        &self.parts.vars
     }
 
     /// What image logits are scaled by (one over a temperature) learns too, its logarithm `speed` times as fast as a weight: one number that
@@ -99,8 +109,8 @@ impl Trainable {
     /// # Errors
     /// When memory runs out.
     pub fn sharpening(mut self, speed: f64) -> Result<Self, TrainError> {
-        self.sharpen = Some(speed);
-        self.vars.insert(SHARPNESS.to_owned(), Var::zeros(1, DType::F32, &self.device)?);
+        self.parts.sharpen = Some(speed);
+        self.parts.vars.insert(SHARPNESS.to_owned(), Var::zeros(1, DType::F32, &self.parts.device)?);
         self.refresh()?;
         Ok(self)
     }
@@ -110,9 +120,8 @@ impl Trainable {
     /// # Errors
     /// When memory runs out.
     pub fn refresh(&mut self) -> Result<(), TrainError> {
-        if self.lora.is_some() || self.sharpen.is_some() {
-            let whole = whole(&self.fixed, &self.vars, self.lora, self.sharpen)?;
-            self.network = learning(&self.config, whole, &self.vars, self.lora, &self.device)?;
+        if self.parts.lora.is_some() || self.parts.sharpen.is_some() {
+            self.network = self.parts.learning()?;
         }
         Ok(())
     }
@@ -122,7 +131,7 @@ impl Trainable {
     /// # Errors
     /// When memory runs out.
     pub fn still(&self) -> Result<Network, TrainError> {
-        network(&self.config, self.tensors()?, Matrices::new(), &self.device)
+        self.parts.network(self.tensors()?, Matrices::new())
     }
 
     /// Every tensor as it is now; those that learn whole share their memory.
@@ -130,8 +139,7 @@ impl Trainable {
     /// # Errors
     /// When memory runs out.
     pub fn tensors(&self) -> Result<Tensors, TrainError> {
-        let all = whole(&self.fixed, &self.vars, self.lora, self.sharpen)?;
-        Ok(all.into_iter().map(|(name, tensor)| (name, tensor.detach())).collect())
+        Ok(self.parts.whole()?.into_iter().map(|(name, tensor)| (name, tensor.detach())).collect())
     }
 
     /// Every tensor as it is now and will stay.
@@ -140,7 +148,7 @@ impl Trainable {
     /// When memory runs out.
     pub fn snapshot(&self) -> Result<Tensors, TrainError> {
         let mut all = self.tensors()?;
-        for (name, var) in &self.vars {
+        for (name, var) in &self.parts.vars {
             // Changes are sums already, and in memory of their own.
             if let Some(tensor) = all.get_mut(name) {
                 *tensor = var.as_tensor().copy()?.detach();
@@ -150,66 +158,55 @@ impl Trainable {
     }
 }
 
-fn network(config: &ModelConfig, tensors: Tensors, matrices: Matrices, device: &Device) -> Result<Network, TrainError> {
-    let params = Params::kept(tensors, matrices, device);
-    let network = Network::new(&params.root(), config)?;
-    params.finish()?;
-    Ok(network)
-}
+impl Parts {
+    fn network(&self, tensors: Tensors, matrices: Matrices) -> Result<Network, TrainError> {
+        let params = Params::kept(tensors, matrices, &self.device);
+        let network = Network::new(&params.root(), &self.config)?;
+        params.finish()?;
+        Ok(network)
+    }
 
-/// The network of all tensors, `whole`, in which changes of low rank learn as such.
-fn learning(
-    config: &ModelConfig,
-    mut whole: Tensors,
-    vars: &BTreeMap<String, Var>,
-    lora: Option<Lora>,
-    device: &Device,
-) -> Result<Network, TrainError> {
-    let mut matrices = Matrices::new();
-    if let Some(scale) = lora.map(Lora::scale) {
-        for (name, down, up) in changes(vars) {
-            let Some(whole) = whole.remove(name) else { continue };
+    /// The network as it is now, in which changes of low rank learn as such.
+    fn learning(&self) -> Result<Network, TrainError> {
+        let mut tensors = self.whole()?;
+        let mut matrices = Matrices::new();
+        for (name, down, up, scale) in self.changes() {
+            let Some(whole) = tensors.remove(name) else { continue };
             let changed = Changed { whole, down: down.as_tensor().clone(), up: up.as_tensor().clone(), scale };
             matrices.insert(name.to_owned(), Weight::Changed(Arc::new(changed)));
         }
+        self.network(tensors, matrices)
     }
-    network(config, whole, matrices, device)
-}
 
-/// Names of the matrices that change, and the factors of their changes, down and up.
-fn changes(vars: &BTreeMap<String, Var>) -> impl Iterator<Item = (&str, &Var, &Var)> {
-    vars.iter().filter_map(|(name, down)| {
-        let name = name.strip_suffix(DOWN)?;
-        Some((name, down, vars.get(&format!("{name}{UP}"))?))
-    })
-}
+    /// Names of the matrices that change, the factors of their changes, down and up, and what these are scaled by.
+    fn changes(&self) -> impl Iterator<Item = (&str, &Var, &Var, f64)> {
+        let scale = self.lora.map(Lora::scale);
+        self.vars.iter().filter_map(move |(name, down)| {
+            let name = name.strip_suffix(DOWN)?;
+            Some((name, down, self.vars.get(&format!("{name}{UP}"))?, scale?))
+        })
+    }
 
-/// All tensors of the network, differentiable in `vars`.
-fn whole(
-    fixed: &Tensors,
-    vars: &BTreeMap<String, Var>,
-    lora: Option<Lora>,
-    sharpen: Option<f64>,
-) -> Result<Tensors, TrainError> {
-    let mut all = fixed.clone();
-    match lora {
-        None => all.extend(vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone()))),
-        Some(lora) => {
-            for (name, down, up) in changes(vars) {
-                let Some(base) = fixed.get(name) else { continue };
-                let change: Tensor = (up.as_tensor().matmul(down.as_tensor())? * lora.scale())?;
-                all.insert(name.to_owned(), (base + change)?);
+    /// All tensors of the network, differentiable in what learns.
+    fn whole(&self) -> Result<Tensors, TrainError> {
+        let mut all = self.fixed.clone();
+        if self.lora.is_none() {
+            all.extend(self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())));
+            all.remove(SHARPNESS);
+        }
+        for (name, down, up, scale) in self.changes() {
+            let Some(base) = self.fixed.get(name) else { continue };
+            let change: Tensor = (up.as_tensor().matmul(down.as_tensor())? * scale)?;
+            all.insert(name.to_owned(), (base + change)?);
+        }
+        if let (Some(speed), Some(sharpness)) = (self.sharpen, self.vars.get(SHARPNESS)) {
+            let scale = (sharpness.as_tensor() * speed)?.exp()?;
+            for name in HEAD {
+                if let Some(part) = all.get_mut(name) {
+                    *part = part.broadcast_mul(&scale)?;
+                }
             }
         }
+        Ok(all)
     }
-    all.remove(SHARPNESS);
-    if let (Some(speed), Some(sharpness)) = (sharpen, vars.get(SHARPNESS)) {
-        let scale = (sharpness.as_tensor() * speed)?.exp()?;
-        for name in HEAD {
-            if let Some(part) = all.get_mut(name) {
-                *part = part.broadcast_mul(&scale)?;
-            }
-        }
-    }
-    Ok(all)
 }

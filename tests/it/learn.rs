@@ -132,7 +132,7 @@ fn what_is_apart_scores_the_same_and_does_not_learn() {
         let plan = Plan::new(&drawn, apart.then(|| model.network())).unwrap();
         let log_probs = plan.score(&weights.network).unwrap();
         let grads = log_probs.sum_all().unwrap().backward().unwrap();
-        let slopes = grads.get(&weights.vars[WORDS]).unwrap().abs().unwrap().sum(1).unwrap();
+        let slopes = grads.get(&weights.vars()[WORDS]).unwrap().abs().unwrap().sum(1).unwrap();
         (log_probs.to_vec1::<f32>().unwrap(), slopes.to_vec1::<f32>().unwrap())
     };
     let ((among, both), (apart, one)) = (scored(false), scored(true));
@@ -157,11 +157,11 @@ fn what_image_logits_are_scaled_by_learns() {
         log_probs(network, &[Drawn { prompt, tokens: &[3, 1, 4, 1, 5], temperature }]).unwrap()
     };
     let mut at = |scale: f32| {
-        weights.vars[SHARPNESS].set(&Tensor::new(&[scale.ln() / 4.0], &Device::Cpu).unwrap()).unwrap();
+        weights.vars()[SHARPNESS].set(&Tensor::new(&[scale.ln() / 4.0], &Device::Cpu).unwrap()).unwrap();
         weights.refresh().unwrap();
         let scored = score(&weights.network, 1.0);
         let grads = scored.sum_all().unwrap().backward().unwrap();
-        let slope = grads.get(&weights.vars[SHARPNESS]).unwrap().to_vec1::<f32>().unwrap()[0];
+        let slope = grads.get(&weights.vars()[SHARPNESS]).unwrap().to_vec1::<f32>().unwrap()[0];
         (scored.to_vec1::<f32>().unwrap(), slope)
     };
     for scale in [1.0, 1.25, 2.0] {

@@ -164,7 +164,7 @@ impl CorlStage {
             weights = weights.sharpening(options.sharpen)?;
         }
         let options_of_adam = AdamWOptions { beta2: 0.999, weight_decay: 0.0, ..AdamWOptions::default() };
-        let optim = AdamW::new(weights.vars.clone(), options_of_adam)?;
+        let optim = AdamW::new(weights.vars().clone(), options_of_adam)?;
         Ok(Self { options, base, weights, optim, engine, own: false, source, draws, answers, logged })
     }
 

@@ -68,7 +68,7 @@ impl JointStage {
     /// # Errors
     /// When the optimizer's memory cannot be allocated.
     pub fn new(learner: Learner, options: JointOptions) -> Result<Self, TrainError> {
-        let optim = AdamW::new(learner.weights.vars.clone(), AdamWOptions::default())?;
+        let optim = AdamW::new(learner.weights.vars().clone(), AdamWOptions::default())?;
         Ok(Self { learner, optim, options })
     }
 

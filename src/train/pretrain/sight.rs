@@ -50,7 +50,7 @@ impl SightStage {
         let probe_vars = crate::model::params::variables(fresh.finish()?)?;
         let given = probe_vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
         let probe = Linear::new(&Params::given(given, &learner.device).root().at("probe"), hidden, outputs, true)?;
-        let vars: Vec<(String, Var)> = learner.weights.vars.clone().into_iter().chain(probe_vars).collect();
+        let vars: Vec<(String, Var)> = learner.weights.vars().clone().into_iter().chain(probe_vars).collect();
         let optim = AdamW::new(vars, AdamWOptions::default())?;
         Ok(Self { learner, probe, optim, options })
     }

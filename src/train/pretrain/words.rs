@@ -67,7 +67,7 @@ impl WordsStage {
     /// # Errors
     /// When the optimizer's memory cannot be allocated.
     pub fn new(learner: Learner, options: WordsOptions) -> Result<Self, TrainError> {
-        let optim = AdamW::new(learner.weights.vars.clone(), AdamWOptions::default())?;
+        let optim = AdamW::new(learner.weights.vars().clone(), AdamWOptions::default())?;
         Ok(Self { learner, optim, options })
     }
 

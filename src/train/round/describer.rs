@@ -79,7 +79,7 @@ impl Describer {
         let device = base.network().device();
         let tensors = before.map_or(base, |before| &before.model).tensors().clone();
         let weights = Trainable::new(base.config(), tensors, &TRAINS, None, device)?;
-        let mut optim = AdamW::new(weights.vars.clone(), AdamWOptions { beta2: 0.98, ..AdamWOptions::default() })?;
+        let mut optim = AdamW::new(weights.vars().clone(), AdamWOptions { beta2: 0.98, ..AdamWOptions::default() })?;
         let steps = (epochs * liked.len() as u64).div_ceil(BATCH as u64).min(MOST);
         let mut dice = Dice::seed_from_u64(seed);
         let mut waiting: Vec<usize> = Vec::new();
