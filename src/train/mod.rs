@@ -5,6 +5,7 @@ pub mod draw;
 pub mod eval;
 mod events;
 mod log;
+mod muon;
 pub mod optim;
 pub mod player;
 pub mod pretrain;

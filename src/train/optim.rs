@@ -1,9 +1,12 @@
-//! AdamW with global-norm clipping and savable state. f32 moments beside f32 weights. Knows nothing of losses.
+//! AdamW, and Muon for matrices of layers where that is asked for, with global-norm clipping and savable state. f32 moments beside f32
+//! weights. Knows nothing of losses.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
+use rayon::prelude::*;
 use serde::Serialize;
 
+use super::muon;
 use crate::model::params::Tensors;
 
 /// Hyperparameters that stay fixed over a run.
@@ -16,11 +19,13 @@ pub struct AdamWOptions {
     pub weight_decay: f64,
     /// Gradients are scaled down to this global norm.
     pub clip: f64,
+    /// Matrices of layers take Muon's step, so many times as long as Adam's mostly are; without it, Adam's.
+    pub muon: Option<f64>,
 }
 
 impl Default for AdamWOptions {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01, clip: 1.0 }
+        Self { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01, clip: 1.0, muon: None }
     }
 }
 
@@ -31,6 +36,27 @@ struct Slot {
     second: Tensor,
     /// Of the step under way.
     grad: Option<Tensor>,
+}
+
+impl Slot {
+    /// One update, number `steps`, from the gradient.
+    fn learn(&mut self, grad: &Tensor, lr: f64, o: AdamWOptions, steps: u64) -> Result<()> {
+        let update = match o.muon {
+            Some(times) if self.var.rank() == 2 && self.name.contains(".layers.") => {
+                self.first = ((&self.first * muon::MOMENTUM)? + grad)?.detach();
+                (muon::direction(grad, &self.first)? * times)?
+            }
+            _ => {
+                let correct = |beta: f64| 1.0 - beta.powf(steps as f64);
+                self.first = ((&self.first * o.beta1)? + (grad * (1.0 - o.beta1))?)?.detach();
+                self.second = ((&self.second * o.beta2)? + (grad.sqr()? * (1.0 - o.beta2))?)?.detach();
+                let denominator = ((&self.second / correct(o.beta2))?.sqrt()? + o.eps)?;
+                ((&self.first / correct(o.beta1))? / denominator)?
+            }
+        };
+        let decay = if self.var.rank() >= 2 { 1.0 - lr * o.weight_decay } else { 1.0 };
+        self.var.set(&((self.var.as_tensor() * decay)? - (update * lr)?)?.detach())
+    }
 }
 
 /// The gradients of one pass, by variable; of those that it reached.
@@ -114,20 +140,10 @@ impl AdamW {
             bail!("the gradient norm is {norm}");
         }
         self.steps += 1;
-        let o = self.options;
-        let scale = (o.clip / norm.max(1e-12)).min(1.0);
-        let correct = |beta: f64| 1.0 - beta.powf(self.steps as f64);
-        let (correct1, correct2) = (correct(o.beta1), correct(o.beta2));
-        for (slot, grad) in self.slots.iter_mut().zip(grads) {
-            let Some(grad) = grad else { continue };
-            let grad = (grad * scale)?;
-            slot.first = ((&slot.first * o.beta1)? + (&grad * (1.0 - o.beta1))?)?.detach();
-            slot.second = ((&slot.second * o.beta2)? + (grad.sqr()? * (1.0 - o.beta2))?)?.detach();
-            let denominator = ((&slot.second / correct2)?.sqrt()? + o.eps)?;
-            let update = ((&slot.first / correct1)? / denominator)?;
-            let decay = if slot.var.rank() >= 2 { 1.0 - lr * o.weight_decay } else { 1.0 };
-            slot.var.set(&((slot.var.as_tensor() * decay)? - (update * lr)?)?.detach())?;
-        }
+        let scale = (self.options.clip / norm.max(1e-12)).min(1.0);
+        let (options, steps) = (self.options, self.steps);
+        let learning = self.slots.par_iter_mut().zip(grads).filter_map(|(slot, grad)| Some((slot, grad?)));
+        learning.try_for_each(|(slot, grad)| slot.learn(&(grad * scale)?, lr, options, steps))?;
         Ok(norm)
     }
 
@@ -217,7 +233,7 @@ mod tests {
     #[test]
     fn two_steps_by_hand() {
         let var = Var::new(&[[1.0f32]], &Device::Cpu).unwrap();
-        let options = AdamWOptions { beta1: 0.9, beta2: 0.99, eps: 0.0, weight_decay: 0.5, clip: 10.0 };
+        let options = AdamWOptions { beta1: 0.9, beta2: 0.99, eps: 0.0, weight_decay: 0.5, clip: 10.0, muon: None };
         let mut adam = AdamW::new([("w".into(), var.clone())], options).unwrap();
         // Loss 3w, then w^2 / 2 (gradient w). First update is lr * sign(g).
         adam.step(&(var.as_tensor() * 3.0).unwrap().sum_all().unwrap().backward().unwrap(), 0.1).unwrap();
@@ -228,6 +244,21 @@ mod tests {
         let m = (0.9 * 0.3 + 0.1 * w1) / (1.0 - 0.81);
         let v = (0.99 * 0.09 + 0.01 * w1 * w1) / (1.0 - 0.9801);
         assert!((value() - (w1 * 0.95 - 0.1 * m / v.sqrt())).abs() < 1e-6);
+    }
+
+    /// A matrix with one entry: what it does to a singular value is known, whatever the gradient.
+    #[test]
+    fn muon_takes_matrices_of_layers() {
+        let [matrix, head] = [(); 2].map(|()| Var::new(&[[1.0f32]], &Device::Cpu).unwrap());
+        let options = AdamWOptions { weight_decay: 0.0, muon: Some(2.0), ..AdamWOptions::default() };
+        let vars = [("a.layers.0.w".into(), matrix.clone()), ("head.w".into(), head.clone())];
+        let mut optim = AdamW::new(vars, options).unwrap();
+        let loss = ((matrix.as_tensor() * 3.0).unwrap() + head.as_tensor()).unwrap().sum_all().unwrap();
+        optim.step(&loss.backward().unwrap(), 0.1).unwrap();
+        let value = |var: &Var| f64::from(var.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]);
+        let singular = (0..5).fold(1.0, |x: f64, _| 3.4445 * x - 4.7750 * x.powi(3) + 2.0315 * x.powi(5));
+        assert!((value(&matrix) - (1.0 - 0.1 * 2.0 * 0.2 * singular)).abs() < 1e-5, "{}", value(&matrix));
+        assert!((value(&head) - 0.9).abs() < 1e-5, "{}", value(&head));
     }
 
     #[test]

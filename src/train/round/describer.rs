@@ -29,6 +29,8 @@ const PASS: usize = 16;
 /// Learning rate at its peak, which it reaches after so many steps, to fall to nothing at the end.
 const RATE: f64 = 7e-4;
 const WARMUP: u64 = 20;
+/// How much longer than that the steps of matrices are (Muon).
+const MUON: f64 = 8.0;
 /// Most steps, however much was liked.
 const MOST: u64 = 2000;
 /// Numbers that it makes of a picture and its prompt.
@@ -79,7 +81,8 @@ impl Describer {
         let device = base.network().device();
         let tensors = before.map_or(base, |before| &before.model).tensors().clone();
         let weights = Trainable::new(base.config(), tensors, &TRAINS, None, device)?;
-        let mut optim = AdamW::new(weights.vars().clone(), AdamWOptions { beta2: 0.98, ..AdamWOptions::default() })?;
+        let options = AdamWOptions { beta2: 0.98, muon: Some(MUON), ..AdamWOptions::default() };
+        let mut optim = AdamW::new(weights.vars().clone(), options)?;
         let steps = (epochs * liked.len() as u64).div_ceil(BATCH as u64).min(MOST);
         let mut dice = Dice::seed_from_u64(seed);
         let mut waiting: Vec<usize> = Vec::new();
