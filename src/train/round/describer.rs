@@ -26,7 +26,7 @@ const TRAINS: [&str; 2] = ["model.language_model.", "lm_head."];
 const BATCH: usize = 128;
 /// Of these, in one pass; memory goes with it.
 const PASS: usize = 16;
-/// Learning rate at its peak, which it reaches after so many steps, to fall to nothing at the end.
+/// Learning rate at its peak, which it reaches after so many steps, a tenth of all at most, to fall to nothing at the end.
 const RATE: f64 = 7e-4;
 const WARMUP: u64 = 20;
 /// How much longer than that the steps of matrices are (Muon).
@@ -84,6 +84,7 @@ impl Describer {
         let options = AdamWOptions { beta2: 0.98, muon: Some(MUON), ..AdamWOptions::default() };
         let mut optim = AdamW::new(weights.vars().clone(), options)?;
         let steps = (epochs * liked.len() as u64).div_ceil(BATCH as u64).min(MOST);
+        let warmup = WARMUP.min(steps.div_ceil(10));
         let mut dice = Dice::seed_from_u64(seed);
         let mut waiting: Vec<usize> = Vec::new();
         for step in 0..steps {
@@ -105,7 +106,7 @@ impl Describer {
                     optim.accumulate(pass?, |_| true)?;
                 }
             }
-            let (up, down) = ((step + 1) as f64 / WARMUP as f64, (steps - step) as f64 / steps as f64);
+            let (up, down) = ((step + 1) as f64 / warmup as f64, (steps - step) as f64 / steps as f64);
             optim.apply(RATE * up.min(down))?;
         }
         let model = base.with_tensors(weights.snapshot()?).map_err(|e| TrainError::State(e.to_string()))?;

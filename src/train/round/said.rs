@@ -33,7 +33,6 @@ use crate::store::RatedCall;
 use crate::train::TrainError;
 use crate::train::corl::advantage::Scale;
 use crate::train::corl::exercise::{Exercise, Practice, Source, of_world};
-use crate::train::corl::loss::{Divergence, Objective};
 use crate::train::corl::{CorlOptions, CorlStage, Scored};
 use crate::train::log::replace;
 use crate::train::optim::Schedule;
@@ -251,7 +250,6 @@ impl Rounds {
             options.schedule = Schedule { peak: plan.anew_rate * plan.multiplier, warmup: 10, decay: 0.3 };
             // Pictures that are liked alike would tell by their deviation what nobody has said.
             options.coupling.pictures = Scale::None;
-            options.objective = Objective { beta: BETA, divergence: Divergence::Policy, ..options.objective };
             (options.scored, options.keep, options.sharpen) = (Scored::Detached, KEEP, SHARPEN);
             options.lora = Some(Lora::of(RANK, plan.seed));
         }
@@ -309,9 +307,6 @@ const KEEP: f64 = 0.5;
 
 /// Rank of what is learned of new pictures: it is little, and noise spreads over all weights that may change, so few may.
 pub const RANK: usize = 8;
-
-/// What leaving the weights of before costs, by nats: what the describer is blind to (a fifth star beside four) stays as it was.
-const BETA: f64 = 0.02;
 
 /// How fast, beside a weight, what image logits are scaled by learns.
 const SHARPEN: f64 = 10.0;
