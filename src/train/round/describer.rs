@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::model::prompt::AnswerPrompt;
 use crate::train::TrainError;
 use crate::train::corl::score::{Drawn, Plan, Prompt, log_probs};
-use crate::train::optim::{AdamW, AdamWOptions, Pass};
+use crate::train::optim::{AdamW, AdamWOptions, Pass, Schedule};
 use crate::train::pretrain::asked;
 use crate::train::segments;
 use crate::train::trainable::Trainable;
@@ -84,7 +84,7 @@ impl Describer {
         let options = AdamWOptions { beta2: 0.98, muon: Some(MUON), ..AdamWOptions::default() };
         let mut optim = AdamW::new(weights.vars().clone(), options)?;
         let steps = (epochs * liked.len() as u64).div_ceil(BATCH as u64).min(MOST);
-        let warmup = WARMUP.min(steps.div_ceil(10));
+        let schedule = Schedule { peak: RATE, warmup: WARMUP.min(steps.div_ceil(10)), decay: 1.0 };
         let mut dice = Dice::seed_from_u64(seed);
         let mut waiting: Vec<usize> = Vec::new();
         for step in 0..steps {
@@ -106,8 +106,7 @@ impl Describer {
                     optim.accumulate(pass?, |_| true)?;
                 }
             }
-            let (up, down) = ((step + 1) as f64 / warmup as f64, (steps - step) as f64 / steps as f64);
-            optim.apply(RATE * up.min(down))?;
+            optim.apply(schedule.rate(step, steps))?;
         }
         let model = base.with_tensors(weights.snapshot()?).map_err(|e| TrainError::State(e.to_string()))?;
         Ok(Some(Self { model }))
