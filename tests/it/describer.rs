@@ -1,5 +1,5 @@
 //! A describer on the demo model: it learns to tell what was asked for from pictures, is the same from its file, goes on from what it
-//! knows, and leaves when it is told to.
+//! knows, tells what was liked from what was not, and leaves when it is told to.
 
 use std::sync::Arc;
 
@@ -54,6 +54,18 @@ fn what_was_liked_is_described() {
     let on = Describer::learn(&model, Some(&learned), &liked, 6, 2, |_, _| true).unwrap().unwrap();
     let (gone_on, beside) = (mean(&on, &right), mean(&on, &wrong));
     assert!(gone_on > after && gone_on > beside, "{after} {gone_on} {beside}");
+
+    // What it finds likely only because it has the shape of what was liked is told apart by what was not.
+    let odds = |describer: &Describer| mean(describer, &right) - mean(describer, &wrong);
+    let compared: Vec<_> = liked
+        .iter()
+        .zip(liked.iter().cycle().skip(1))
+        .filter(|(one, other)| one.1 != other.1)
+        .map(|(one, other)| vec![(one.clone(), true), ((Arc::clone(&other.0), one.1), false)])
+        .collect();
+    let told_apart = learned.compare(&model, &compared, 2, 1, |_, _| true).unwrap().unwrap();
+    assert!(odds(&told_apart) > odds(&learned) + 0.3, "{} {}", odds(&learned), odds(&told_apart));
+    assert!(learned.compare(&model, &compared, 2, 1, |_, _| false).unwrap().is_none());
 
     let again = Describer::read(&model, &learned.file().unwrap()).unwrap();
     assert_eq!(again.numbers(&right).unwrap(), learned.numbers(&right).unwrap());

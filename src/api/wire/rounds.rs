@@ -39,6 +39,9 @@ pub struct Request {
     /// Times that a describer learns from pictures that were liked; 0 for no describer.
     #[schema(minimum = 0, maximum = 50)]
     describe: Option<i64>,
+    /// Times that it then compares what was liked with what was not, of the same request.
+    #[schema(minimum = 0, maximum = 50)]
+    compare: Option<i64>,
     /// Where the describer knows well enough what people like: prompts of a step that are drawn anew and judged by it, in place of
     /// pictures that were rated,
     #[schema(minimum = 0, maximum = 64)]
@@ -101,6 +104,7 @@ impl Request {
         whole("benchmark", self.benchmark, 0, 64)?;
         whole("unlabelled", self.unlabelled, 0, 64)?;
         whole("describe", self.describe, 0, 50)?;
+        whole("compare", self.compare, 0, 50)?;
         whole("anew", self.anew, 0, 64)?;
         whole("steps", self.steps, 0, 10_000)?;
         let numbers = [("anew_rate", self.anew_rate, 0.01), ("rate", self.rate, 0.01), ("hold", self.hold, 10.0)];

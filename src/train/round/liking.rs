@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::describer::{Describer, Shown};
+use super::describer::{Compared, Describer, Shown};
 use super::features::judged;
 use super::gather::is_held_out;
 use super::taste::{Quality, Taste, auc_within, foretell};
@@ -105,8 +105,8 @@ fn seen<'a>(
     Ok(seen)
 }
 
-/// What those who are heard like, by what they said; `describe` makes a describer of pictures that they liked. `None` where too little was
-/// liked, or too little of it is held out to try it on.
+/// What those who are heard like, by what they said; `describe` makes a describer of pictures that they liked, and of requests of which they
+/// liked some and others not. `None` where too little was liked, or too little of it is held out to try it on.
 ///
 /// # Errors
 /// When a picture is missing, the model fails, or `describe` does.
@@ -116,14 +116,21 @@ pub fn liking<E: From<TrainError>>(
     heard: &BTreeMap<SampleId, Heard>,
     raters: &[Rater],
     picture: &mut dyn FnMut(&BlobId) -> Result<Arc<Picture>, TrainError>,
-    describe: impl FnOnce(&[Shown<'_>]) -> Result<Describer, E>,
+    describe: impl FnOnce(&[Shown<'_>], &[Compared<'_>]) -> Result<Describer, E>,
 ) -> Result<Option<(Tasted, Trial)>, E> {
     let (held_out, others): (Vec<_>, Vec<_>) = seen(rated, heard, picture)?.into_iter().partition(|one| one.held_out);
-    let liked: Vec<Shown<'_>> = others.into_iter().filter(|one| one.value >= LIKED).map(|one| one.shown).collect();
+    let mut requests: BTreeMap<usize, Compared<'_>> = BTreeMap::new();
+    for Seen { request, shown, value, .. } in others {
+        requests.entry(request).or_default().push((shown, value >= LIKED));
+    }
+    let mut compared: Vec<Compared<'_>> = requests.into_values().collect();
+    let liked: Vec<Shown<'_>> =
+        compared.iter().flatten().filter(|(_, liked)| *liked).map(|(shown, _)| shown.clone()).collect();
+    compared.retain(|request| request.iter().any(|(_, liked)| *liked) && request.iter().any(|(_, liked)| !*liked));
     if liked.len() < FEWEST || held_out.is_empty() {
         return Ok(None);
     }
-    let describer = describe(&liked)?;
+    let describer = describe(&liked, &compared)?;
     let shown: Vec<Shown<'_>> = held_out.iter().map(|one| one.shown.clone()).collect();
     let requests: BTreeMap<SampleId, usize> = held_out.iter().map(|one| (one.sample, one.request)).collect();
     let numbers = describer.numbers(&shown)?.into_iter().map(Vec::from);

@@ -20,6 +20,8 @@ pub struct Plan {
     pub unlabelled: usize,
     /// Times that a describer learns from what was liked; 0 for no describer.
     pub describe: u64,
+    /// Times that it then compares what was liked with what was not, of the same request.
+    pub compare: u64,
     /// Where it knows well enough what people like: prompts of a step that are drawn anew and judged by it, in place of what was logged;
     /// steps, and the learning rate at its peak.
     pub anew: usize,
@@ -67,9 +69,10 @@ impl Default for Plan {
             lessons: 24,
             benchmark: 0,
             unlabelled: 0,
-            describe: 8,
+            describe: 4,
+            compare: 2,
             anew: 12,
-            steps: 240,
+            steps: 160,
             anew_rate: 1.2e-3,
             rate: 5e-4,
             oldest: 2,

@@ -9,7 +9,7 @@ use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
 
-use super::describer::{Describer, Shown};
+use super::describer::{Compared, Describer, Shown};
 use super::features::Tasting;
 use super::gather::{Lessons, Taking, corrected, lessons, prompts, unlabelled, votes};
 use super::holding::Holding;
@@ -115,6 +115,7 @@ impl Rounds {
         base: &Model,
         holding: &Holding,
         liked: &[Shown<'_>],
+        compared: &[Compared<'_>],
     ) -> Result<Describer, RoundError> {
         let read = |path: &Path| {
             let file = std::fs::read(path).ok()?;
@@ -126,18 +127,29 @@ impl Rounds {
         }
         let whole = |other: &PathBuf| other.extension() == path.extension();
         let before = others(&path).into_iter().filter(whole).max().and_then(|newest| read(&newest));
-        let epochs = if before.is_some() { plan.describe.div_ceil(KNOWN) } else { plan.describe };
-        let mut told = 0;
-        let go_on = |done: u64, of: u64| {
-            let tenth = 10 * done / of.max(1);
-            if tenth > told {
-                told = tenth;
-                let message = format!("Learning to describe what was liked: {tenth}0 %");
-                self.tell(RoundEvent::say(round.id, (self.now_ms)(), Level::Info, message));
-            }
-            holding.check().is_ok()
+        // It can describe then; what it is blind to it learns by comparing, where there is enough to compare.
+        let epochs = match before {
+            None => plan.describe,
+            Some(_) if compared.iter().map(Vec::len).sum::<usize>() < liked.len() => plan.describe.div_ceil(KNOWN),
+            Some(_) => 0,
         };
+        let going = |what: &'static str| {
+            let mut told = 0;
+            move |done: u64, of: u64| {
+                let tenth = 10 * done / of.max(1);
+                if tenth > told {
+                    told = tenth;
+                    let message = format!("{what}: {tenth}0 %");
+                    self.tell(RoundEvent::say(round.id, (self.now_ms)(), Level::Info, message));
+                }
+                holding.check().is_ok()
+            }
+        };
+        let go_on = going("Learning to describe what was liked");
         let describer = Describer::learn(base, before.as_ref(), liked, epochs, plan.seed, go_on)?;
+        let describer = describer.ok_or(RoundError::Lost)?;
+        let go_on = going("Learning to tell it from what was not");
+        let describer = describer.compare(base, compared, plan.compare, plan.seed, go_on)?;
         let describer = describer.ok_or(RoundError::Lost)?;
         let dir = self.dir.join(DESCRIBERS);
         std::fs::create_dir_all(&dir).map_err(|e| RoundError::Failed(format!("{}: {e}", dir.display())))?;
@@ -183,7 +195,9 @@ impl Rounds {
         let listening = Listening { cap: plan.loudest, ..Listening::default() };
         let before = standings(&self.runtime.block_on(self.ledger.rounds(Some(round.id), REMEMBERED))?, round.since_ms);
         let (heard, raters) = hear(&votes, judge, &before, listening);
-        let describe = |liked: &[Shown<'_>]| self.describer(round, plan, base, holding, liked);
+        let describe = |liked: &[Shown<'_>], compared: &[Compared<'_>]| {
+            self.describer(round, plan, base, holding, liked, compared)
+        };
         let known = match plan.describe {
             0 => None,
             _ => liking::<RoundError>(&rated, &votes, &heard, &raters, &mut picture, describe)?,
