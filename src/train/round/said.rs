@@ -301,7 +301,7 @@ impl Rounds {
 /// Where describers' weights are kept: the last one that was good enough, and that of the round under way, by round.
 const DESCRIBERS: &str = "describers";
 
-/// Where one has learned before, it learns from what is new so many times less.
+/// Where one has learned before and there is little to compare, it learns from what is new so many times less.
 const KNOWN: u64 = 3;
 
 /// What else lies beside a file.
