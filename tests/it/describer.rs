@@ -7,7 +7,7 @@ use candle_core::Device;
 use rand::SeedableRng as _;
 use ulm::demo;
 use ulm::domain::picture::Picture;
-use ulm::train::round::describer::Describer;
+use ulm::train::round::describer::{Compared, Describer};
 use ulm::world::{Category, Dice, Scene, Split, render};
 
 /// Pictures of the world with what they show.
@@ -62,6 +62,7 @@ fn what_was_liked_is_described() {
         .zip(liked.iter().cycle().skip(1))
         .filter(|(one, other)| one.1 != other.1)
         .map(|(one, other)| vec![(one.clone(), true), ((Arc::clone(&other.0), one.1), false)])
+        .map(|pictures| Compared { pictures, trust: 0.64 })
         .collect();
     let told_apart = learned.compare(&model, &compared, 2, 1, |_, _| true).unwrap().unwrap();
     assert!(odds(&told_apart) > odds(&learned) + 0.3, "{} {}", odds(&learned), odds(&told_apart));

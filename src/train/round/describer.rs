@@ -39,8 +39,6 @@ const WARMUP: u64 = 20;
 const MUON: f64 = 8.0;
 /// Most steps, however much was liked.
 const MOST: u64 = 2000;
-/// How often a comparison is taken for a slip: none weighs more than this lets it, however wrong it seems.
-const SLIPS: f64 = 0.18;
 /// What a word of what was liked weighs beside the comparisons of its request, so that it goes on describing.
 const TELLING: f64 = 0.05;
 /// Numbers that it makes of a picture and its prompt.
@@ -49,8 +47,11 @@ pub const NUMBERS: usize = 4;
 /// A picture and what it is to show.
 pub type Shown<'a> = (Arc<Picture>, &'a str);
 
-/// Pictures of one request, and whether each was liked.
-pub type Compared<'a> = Vec<(Shown<'a>, bool)>;
+/// Pictures of one request, whether each was liked, and how far comparisons of these are to be trusted (`slips::trust`).
+pub struct Compared<'a> {
+    pub pictures: Vec<(Shown<'a>, bool)>,
+    pub trust: f64,
+}
 
 /// See the module text.
 pub struct Describer {
@@ -83,15 +84,16 @@ impl Describer {
     ///
     /// # Errors
     /// When a prompt leaves no room for words, memory runs out, or the model fails.
-    pub fn learn(
+    pub fn learn<'a>(
         base: &Model,
         before: Option<&Self>,
-        liked: &[Shown<'_>],
+        liked: &[Shown<'a>],
         epochs: u64,
         seed: u64,
         go_on: impl FnMut(u64, u64) -> bool,
     ) -> Result<Option<Self>, TrainError> {
-        let alone: Vec<Compared<'_>> = liked.iter().map(|shown| vec![(shown.clone(), true)]).collect();
+        let alone = |shown: &Shown<'a>| Compared { pictures: vec![(shown.clone(), true)], trust: 0.0 };
+        let alone: Vec<Compared<'_>> = liked.iter().map(alone).collect();
         let course = Course { step: BATCH, pass: PASS, epochs, rate: RATE, telling: 1.0, seed };
         course.teach(base, before.map_or(base, |before| &before.model), &alone, go_on)
     }
@@ -216,12 +218,14 @@ impl Course {
 struct Lesson {
     told: Vec<Told>,
     liked: Vec<bool>,
+    /// How far its comparisons are trusted.
+    trust: f64,
 }
 
 impl Lesson {
-    fn new(model: &Model, request: &[(Shown<'_>, bool)]) -> Result<Self, TrainError> {
-        let told = request.iter().map(|(shown, _)| Told::new(model, shown)).collect::<Result<_, _>>()?;
-        Ok(Self { told, liked: request.iter().map(|(_, liked)| *liked).collect() })
+    fn new(model: &Model, request: &Compared<'_>) -> Result<Self, TrainError> {
+        let told = request.pictures.iter().map(|(shown, _)| Told::new(model, shown)).collect::<Result<_, _>>()?;
+        Ok(Self { told, liked: request.pictures.iter().map(|(_, liked)| *liked).collect(), trust: request.trust })
     }
 
     /// Of what was liked.
@@ -240,9 +244,11 @@ struct Share {
 #[derive(Default)]
 struct Terms {
     words: usize,
-    /// Of each comparison, 1 for the words behind what was liked, -1 for those behind what was not, `[comparisons, words]`; and its weight.
+    /// Of each comparison, 1 for the words behind what was liked, -1 for those behind what was not, `[comparisons, words]`; its weight, and
+    /// how far it is trusted.
     differences: Vec<f32>,
     weights: Vec<f32>,
+    trust: Vec<f32>,
     /// 1 for words behind what was liked, `[words]`.
     telling: Vec<f32>,
 }
@@ -267,12 +273,13 @@ impl Terms {
                 let sign = |at| f32::from(u8::from(better.contains(&at))) - f32::from(u8::from(worse.contains(&at)));
                 terms.differences.extend((0..terms.words).map(sign));
                 terms.weights.push(weight);
+                terms.trust.push(lesson.trust as f32);
             }
         }
         terms
     }
 
-    /// -log of how likely somebody who slips would say so of each comparison, whose odds are those of the two pictures' words; and -log π of
+    /// -log of how likely each comparison would come out so, whose odds are those of the two pictures' words where it is to be trusted; and -log π of
     /// the words behind what was liked. `log_probs` is `[words]`.
     fn loss(self, log_probs: &Tensor, share: &Share) -> candle_core::Result<Tensor> {
         let device = log_probs.device();
@@ -283,7 +290,9 @@ impl Terms {
             let differences = Tensor::from_vec(self.differences, (comparisons, self.words), device)?;
             let odds = differences.matmul(&log_probs.unsqueeze(1)?)?.squeeze(1)?.clamp(-30.0, 30.0)?;
             let better = (odds.neg()?.exp()? + 1.0)?.recip()?;
-            let said = ((better * (1.0 - 2.0 * SLIPS))? + SLIPS)?.log()?;
+            let trust = Tensor::from_vec(self.trust, comparisons, device)?;
+            let chance = ((&trust * -0.5)? + 0.5)?;
+            let said = ((better * trust)? + chance)?.log()?;
             let weights = Tensor::from_vec(self.weights, comparisons, device)?;
             loss = (loss + ((said * weights)?.sum_all()? * -share.comparing)?)?;
         }
@@ -329,12 +338,13 @@ mod tests {
                 })
                 .collect(),
             liked: pictures.iter().map(|one| one.1).collect(),
+            trust: 0.64,
         };
         let part = [lesson(&[(1, false), (2, true), (1, false)]), lesson(&[(2, true)])];
         assert_eq!(part.each_ref().map(Lesson::words), [2, 2]);
         let log_probs = [-4.0, -1.0, -0.5, -1.0, -2.0, -0.25].map(|x: f32| x);
         let share = Share { comparing: 0.5, telling: 0.1 };
-        let said = |odds: f64| -(SLIPS + (1.0 - 2.0 * SLIPS) / (1.0 + (-odds).exp())).ln();
+        let said = |odds: f64| -(0.18 + 0.64 / (1.0 + (-odds).exp())).ln();
         let wanted = 0.1 * (1.0 + 0.5 + 2.0 + 0.25) + 0.5 * 0.5 * (said(-1.5 + 4.0) + said(-1.5 + 1.0));
         let log_probs = candle_core::Var::new(&log_probs, &candle_core::Device::Cpu).unwrap();
         let loss = Terms::new(&part).loss(&log_probs, &share).unwrap();

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::describer::{Compared, Describer, Shown};
 use super::features::judged;
 use super::gather::is_held_out;
+use super::slips::trust;
 use super::taste::{Quality, Taste, auc_within, foretell};
 use crate::domain::id::{BlobId, SampleId};
 use crate::domain::picture::Picture;
@@ -119,14 +120,20 @@ pub fn liking<E: From<TrainError>>(
     describe: impl FnOnce(&[Shown<'_>], &[Compared<'_>]) -> Result<Describer, E>,
 ) -> Result<Option<(Tasted, Trial)>, E> {
     let (held_out, others): (Vec<_>, Vec<_>) = seen(rated, heard, picture)?.into_iter().partition(|one| one.held_out);
-    let mut requests: BTreeMap<usize, Compared<'_>> = BTreeMap::new();
+    let mut requests: BTreeMap<usize, Vec<(Shown<'_>, bool)>> = BTreeMap::new();
     for Seen { request, shown, value, .. } in others {
         requests.entry(request).or_default().push((shown, value >= LIKED));
     }
-    let mut compared: Vec<Compared<'_>> = requests.into_values().collect();
     let liked: Vec<Shown<'_>> =
-        compared.iter().flatten().filter(|(_, liked)| *liked).map(|(shown, _)| shown.clone()).collect();
-    compared.retain(|request| request.iter().any(|(_, liked)| *liked) && request.iter().any(|(_, liked)| !*liked));
+        requests.values().flatten().filter(|(_, liked)| *liked).map(|(shown, _)| shown.clone()).collect();
+    let count = |pictures: &Vec<(Shown<'_>, bool)>| {
+        let liked = pictures.iter().filter(|(_, liked)| *liked).count();
+        (liked, pictures.len() - liked)
+    };
+    let counts: Vec<(usize, usize)> = requests.values().map(count).collect();
+    let told = requests.into_values().zip(trust(&counts)).zip(&counts);
+    let told = told.filter(|(_, (liked, others))| *liked > 0 && *others > 0);
+    let compared: Vec<Compared<'_>> = told.map(|((pictures, trust), _)| Compared { pictures, trust }).collect();
     if liked.len() < FEWEST || held_out.is_empty() {
         return Ok(None);
     }

@@ -14,6 +14,7 @@ pub mod plan;
 mod rows;
 mod said;
 mod settle;
+pub mod slips;
 pub mod stats;
 pub mod taste;
 mod trying;

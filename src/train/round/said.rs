@@ -130,7 +130,9 @@ impl Rounds {
         // It can describe then; what it is blind to it learns by comparing, where there is enough to compare.
         let epochs = match before {
             None => plan.describe,
-            Some(_) if compared.iter().map(Vec::len).sum::<usize>() < liked.len() => plan.describe.div_ceil(KNOWN),
+            Some(_) if compared.iter().map(|one| one.pictures.len()).sum::<usize>() < liked.len() => {
+                plan.describe.div_ceil(KNOWN)
+            }
             Some(_) => 0,
         };
         let going = |what: &'static str| {
@@ -265,6 +267,7 @@ impl Rounds {
             // Pictures that are liked alike would tell by their deviation what nobody has said.
             options.coupling.pictures = Scale::None;
             (options.scored, options.keep, options.sharpen) = (Scored::Detached, KEEP, SHARPEN);
+            options.temperature *= HEAT;
             options.lora = Some(Lora::of(RANK, plan.seed));
         }
         options.steps = steps;
@@ -324,6 +327,10 @@ pub const RANK: usize = 8;
 
 /// How fast, beside a weight, what image logits are scaled by learns.
 const SHARPEN: f64 = 10.0;
+
+/// How much hotter than they are served pictures are drawn to be learned from: weights that grow sure of what they draw have nothing left to
+/// choose from, and those that are right at this are surer as they are served.
+const HEAT: f32 = 1.25;
 
 /// What variety weighs beside what is liked.
 const VARIETY: f64 = 0.3;
