@@ -279,8 +279,8 @@ impl Terms {
         terms
     }
 
-    /// -log of how likely each comparison would come out so, whose odds are those of the two pictures' words where it is to be trusted; and -log π of
-    /// the words behind what was liked. `log_probs` is `[words]`.
+    /// -log of how likely each comparison would come out so, whose odds are those of the two pictures' words where it is to be trusted; and
+    /// -log π of the words behind what was liked. `log_probs` is `[words]`.
     fn loss(self, log_probs: &Tensor, share: &Share) -> candle_core::Result<Tensor> {
         let device = log_probs.device();
         let telling = Tensor::from_vec(self.telling, self.words, device)?;
@@ -289,7 +289,7 @@ impl Terms {
             let comparisons = self.weights.len();
             let differences = Tensor::from_vec(self.differences, (comparisons, self.words), device)?;
             let odds = differences.matmul(&log_probs.unsqueeze(1)?)?.squeeze(1)?.clamp(-30.0, 30.0)?;
-            let better = (odds.neg()?.exp()? + 1.0)?.recip()?;
+            let better = candle_nn::ops::sigmoid(&odds)?;
             let trust = Tensor::from_vec(self.trust, comparisons, device)?;
             let chance = ((&trust * -0.5)? + 0.5)?;
             let said = ((better * trust)? + chance)?.log()?;

@@ -126,6 +126,9 @@ pub fn liking<E: From<TrainError>>(
     }
     let liked: Vec<Shown<'_>> =
         requests.values().flatten().filter(|(_, liked)| *liked).map(|(shown, _)| shown.clone()).collect();
+    if liked.len() < FEWEST || held_out.is_empty() {
+        return Ok(None);
+    }
     let count = |pictures: &Vec<(Shown<'_>, bool)>| {
         let liked = pictures.iter().filter(|(_, liked)| *liked).count();
         (liked, pictures.len() - liked)
@@ -134,9 +137,6 @@ pub fn liking<E: From<TrainError>>(
     let told = requests.into_values().zip(trust(&counts)).zip(&counts);
     let told = told.filter(|(_, (liked, others))| *liked > 0 && *others > 0);
     let compared: Vec<Compared<'_>> = told.map(|((pictures, trust), _)| Compared { pictures, trust }).collect();
-    if liked.len() < FEWEST || held_out.is_empty() {
-        return Ok(None);
-    }
     let describer = describe(&liked, &compared)?;
     let shown: Vec<Shown<'_>> = held_out.iter().map(|one| one.shown.clone()).collect();
     let requests: BTreeMap<SampleId, usize> = held_out.iter().map(|one| (one.sample, one.request)).collect();
