@@ -49,7 +49,7 @@ struct Options {
     #[arg(long, default_value_t = 2)]
     rounds: u64,
     /// Requests of a round
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 1200)]
     requests: usize,
     /// Pictures of a request, each of which is rated
     #[arg(long, default_value_t = 8)]
