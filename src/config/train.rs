@@ -38,7 +38,7 @@ pub struct Train {
     /// What is rewarded, with its weight, in place of the defaults; may be given several times. Pictures: `world` (the verifier),
     /// `question` (the row's question answered on the drawn picture), `caption` (the model's own caption against the prompt),
     /// `likeness` (to the real picture), `matching` (of prompt and picture in the model's states), `variety` (of colours in a
-    /// group), and, by networks of `--critics`, `cycle` (CoRL's: a caption against the prompt and the picture against the real one)
+    /// step and a group), and, by networks of `--critics`, `cycle` (CoRL's: a caption against the prompt and the picture against the real one)
     /// and `clip` (prompt and picture). Answers: `accuracy`, `format`, `thought` (how much of it is the solution's,
     /// where that has one), `majority` (of the group, for rows without a solution). Both: `noise` (means nothing: a control)
     #[arg(long = "reward", value_name = "NAME[=WEIGHT]", value_parser = reward)]
