@@ -42,13 +42,12 @@ fn rare(colours: &[u16]) -> Option<Vec<f64>> {
 
 /// The mean of how rare each is in its group and among those of all groups; by the latter alone in a group of one.
 fn rarity(groups: &[Vec<u16>]) -> Vec<Option<Vec<f64>>> {
-    let all = rare(&groups.concat());
-    let mut all = all.iter().flatten();
-    let of = |group: &Vec<u16>| -> Option<Vec<f64>> {
-        let among: Vec<f64> = all.by_ref().take(group.len()).copied().collect();
-        let inside = rare(group).unwrap_or_else(|| among.clone());
-        (among.len() == group.len() && !group.is_empty())
-            .then(|| among.iter().zip(inside).map(|(a, b)| (a + b) / 2.0).collect())
+    let Some(all) = rare(&groups.concat()) else { return vec![None; groups.len()] };
+    let mut all = all.into_iter();
+    let of = |group: &Vec<u16>| {
+        let among: Vec<f64> = all.by_ref().take(group.len()).collect();
+        let Some(inside) = rare(group) else { return Some(among) };
+        Some(among.iter().zip(inside).map(|(a, b)| (a + b) / 2.0).collect())
     };
     groups.iter().map(of).collect()
 }
