@@ -72,24 +72,18 @@ fn block(w: &[bf16], x: &Rounded, part: &mut [f32]) {
     let group = if x.numbers.len() <= NEAR { 1 } else { outs.max(1) };
     for first in (0..outs).step_by(group) {
         for start in (0..x.inner).step_by(CHUNK) {
-            panels(w, x, &(first..first + group, start..x.inner.min(start + CHUNK)), part);
-        }
-    }
-}
-
-/// All rows, a few at a time, by some outputs of some inputs.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn panels(w: &[bf16], x: &Rounded, at: &(Range<usize>, Range<usize>), part: &mut [f32]) {
-    let outs = w.len() / x.inner;
-    for (numbers, part) in x.numbers.chunks(ROWS * x.stride).zip(part.chunks_mut(ROWS * outs)) {
-        match numbers.len() / x.stride {
-            1 => panel::<1, 8>(w, x, numbers, at, part),
-            2 => panel::<2, 8>(w, x, numbers, at, part),
-            3 => panel::<3, OUTS>(w, x, numbers, at, part),
-            4 => panel::<4, OUTS>(w, x, numbers, at, part),
-            5 => panel::<5, OUTS>(w, x, numbers, at, part),
-            _ => panel::<ROWS, OUTS>(w, x, numbers, at, part),
+            let at = (first..first + group, start..x.inner.min(start + CHUNK));
+            let panels = x.numbers.chunks(ROWS * x.stride).zip(part.chunks_mut(ROWS * outs));
+            for (numbers, part) in panels {
+                match numbers.len() / x.stride {
+                    1 => panel::<1, 8>(w, x, numbers, &at, part),
+                    2 => panel::<2, 8>(w, x, numbers, &at, part),
+                    3 => panel::<3, OUTS>(w, x, numbers, &at, part),
+                    4 => panel::<4, OUTS>(w, x, numbers, &at, part),
+                    5 => panel::<5, OUTS>(w, x, numbers, &at, part),
+                    _ => panel::<ROWS, OUTS>(w, x, numbers, &at, part),
+                }
+            }
         }
     }
 }
