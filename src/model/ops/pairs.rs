@@ -2,8 +2,8 @@
 //! depends on the number of inputs alone.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_reduce_add_ps,
-    _mm512_setzero_ps,
+    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_dpbf16_ps, _mm512_loadu_si512,
+    _mm512_maskz_loadu_epi16, _mm512_reduce_add_ps, _mm512_setzero_ps,
 };
 use std::mem::transmute;
 use std::ops::Range;
@@ -20,6 +20,9 @@ const CHUNK: usize = 2048;
 /// Rows and outputs whose sums are in registers together.
 const ROWS: usize = 6;
 const OUTS: usize = 4;
+/// Rows up to which more of them are summed together, with fewer outputs: weights are gone through less often.
+const FEW: usize = 16;
+const OF_FEW: usize = 8;
 /// Numbers of all rows up to which one output follows another, so that weights are read as they lie: memory gives them a tenth to a
 /// fifth faster than from several outputs in turns. More rows would be fetched for each output anew, from too far away.
 const NEAR: usize = 3 * CHUNK;
@@ -70,25 +73,31 @@ pub(super) fn products(w: &[bf16], x: &Rounded, part: &mut [f32]) {
 fn block(w: &[bf16], x: &Rounded, part: &mut [f32]) {
     let outs = w.len() / x.inner;
     let group = if x.numbers.len() <= NEAR { 1 } else { outs.max(1) };
+    let most = if x.numbers.len() <= FEW * x.stride { OF_FEW } else { ROWS };
     for first in (0..outs).step_by(group) {
         for start in (0..x.inner).step_by(CHUNK) {
             let at = (first..first + group, start..x.inner.min(start + CHUNK));
-            let panels = x.numbers.chunks(ROWS * x.stride).zip(part.chunks_mut(ROWS * outs));
-            for (numbers, part) in panels {
+            let panels = x.numbers.chunks(most * x.stride).zip(part.chunks_mut(most * outs));
+            for (number, (numbers, part)) in panels.enumerate() {
+                // Those after the first find the weights in a cache.
+                let ask = number == 0 && group > 1;
                 match numbers.len() / x.stride {
-                    1 => panel::<1, 8>(w, x, numbers, &at, part),
-                    2 => panel::<2, 8>(w, x, numbers, &at, part),
-                    3 => panel::<3, OUTS>(w, x, numbers, &at, part),
-                    4 => panel::<4, OUTS>(w, x, numbers, &at, part),
-                    5 => panel::<5, OUTS>(w, x, numbers, &at, part),
-                    _ => panel::<ROWS, OUTS>(w, x, numbers, &at, part),
+                    1 => panel::<1, 8>(w, x, numbers, &at, ask, part),
+                    2 => panel::<2, 8>(w, x, numbers, &at, ask, part),
+                    3 => panel::<3, OUTS>(w, x, numbers, &at, ask, part),
+                    4 => panel::<4, OUTS>(w, x, numbers, &at, ask, part),
+                    5 => panel::<5, OUTS>(w, x, numbers, &at, ask, part),
+                    6 => panel::<6, OUTS>(w, x, numbers, &at, ask, part),
+                    7 => panel::<7, 2>(w, x, numbers, &at, ask, part),
+                    _ => panel::<8, 2>(w, x, numbers, &at, ask, part),
                 }
             }
         }
     }
 }
 
-/// `R` rows by some outputs, `M` at a time, of some inputs; `part [R, all outputs]`.
+/// `R` rows by some outputs, `M` at a time, of some inputs; `part [R, all outputs]`. Memory is asked for the next outputs where it does
+/// not foresee them: from one to the next is too far.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn panel<const R: usize, const M: usize>(
@@ -96,6 +105,7 @@ fn panel<const R: usize, const M: usize>(
     x: &Rounded,
     numbers: &[bf16],
     (some, inputs): &(Range<usize>, Range<usize>),
+    ask: bool,
     part: &mut [f32],
 ) {
     let (outs, len) = (w.len() / x.inner, inputs.len().next_multiple_of(LANES));
@@ -103,25 +113,34 @@ fn panel<const R: usize, const M: usize>(
     let of = |out: usize| &w[out * x.inner..][inputs.clone()];
     let mut out = some.start;
     while out + M <= some.end {
-        tile::<M, R>(std::array::from_fn(|m| of(out + m)), xs, |m, row, sum| part[row * outs + out + m] += sum);
+        let ws = std::array::from_fn(|m| of(out + m));
+        tile::<M, R>(ws, xs, if ask { M * x.inner } else { 0 }, |m, row, sum| part[row * outs + out + m] += sum);
         out += M;
     }
     while out < some.end {
-        tile([of(out)], xs, |_, row, sum| part[row * outs + out] += sum);
+        tile([of(out)], xs, 0, |_, row, sum| part[row * outs + out] += sum);
         out += 1;
     }
 }
 
-/// The sum of each of `M` rows of weights with each of `R` rows of activations.
+/// The sum of each of `M` rows of weights with each of `R` rows of activations. Memory is asked for what lies `ahead` numbers further.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn tile<const M: usize, const R: usize>(w: [&[bf16]; M], x: [&[bf16]; R], mut put: impl FnMut(usize, usize, f32)) {
+fn tile<const M: usize, const R: usize>(
+    w: [&[bf16]; M],
+    x: [&[bf16]; R],
+    ahead: usize,
+    mut put: impl FnMut(usize, usize, f32),
+) {
     let len = w.first().map_or(0, |w| w.len());
     assert!(w.iter().all(|w| w.len() == len) && x.iter().all(|x| x.len() >= len.next_multiple_of(LANES)));
     let mut sums = [[_mm512_setzero_ps(); R]; M];
     for at in (0..len - len % LANES).step_by(LANES) {
         // SAFETY: 32 numbers from `at` on lie in each of `w`.
         let ws: [__m512bh; M] = std::array::from_fn(|m| unsafe { load(w[m].as_ptr().add(at)) });
+        if ahead > 0 {
+            w.map(|w| _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(at + ahead).cast()));
+        }
         add(&mut sums, ws, x, at);
     }
     if !len.is_multiple_of(LANES) {

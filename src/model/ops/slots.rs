@@ -13,8 +13,15 @@ use super::kernel::{LANES, Mat, matmul, slice, softmax};
 use super::widen::Kept;
 use super::{Heads, Rope, SlotSpan};
 
-/// Numbers of a value that are summed together where rows of the cache are short of bytes: whole lines of the cache's memory.
+/// Numbers of a value that are summed together where rows of the cache are short of bytes, and keys that are scored together: whole lines
+/// of the cache's memory.
 const WIDE: usize = 8 * LANES;
+/// Values that memory is asked for before they are read.
+const AHEAD: usize = 16;
+/// Numbers of a head of a slot from which on storing is worth sharing between threads: each of a key goes to a line of its own, from memory.
+const LARGE: usize = 1 << 15;
+/// Bytes that memory gives at a time.
+const LINE: usize = 64;
 
 /// Writes keys of fused rows, rotated, into a cache `[slots, kv, dim, capacity]` (`value: false`), or values into one
 /// `[slots, kv, capacity, dim]`.
@@ -27,25 +34,45 @@ pub(super) struct StoreRows {
 
 impl StoreRows {
     fn store<T: Kept>(&self, cache: &mut [T], (kv, capacity, dim): (usize, usize, usize), x: &[f32]) {
+        let (size, spans) = (capacity * dim, self.spans.iter());
+        let store = |key: &mut Vec<f32>, part: &mut [T], span: SlotSpan, head| {
+            self.store_head((span, head), x, key, part, (capacity, dim));
+        };
+        if size < LARGE {
+            let mut key = Vec::with_capacity(dim);
+            for (span, head) in spans.flat_map(|span| (0..kv).map(move |head| (*span, head))) {
+                store(&mut key, &mut cache[(span.slot * kv + head) * size..][..size], span, head);
+            }
+        } else {
+            cache.par_chunks_exact_mut(size).enumerate().for_each_init(Vec::new, |key, (at, part)| {
+                let here = spans.clone().filter(|span| span.slot == at / kv);
+                here.for_each(|span| store(key, part, *span, at % kv));
+            });
+        }
+    }
+
+    /// One head of a span, into its part of the cache; `key` is to work in.
+    fn store_head<T: Kept>(
+        &self,
+        (span, head): (SlotSpan, usize),
+        x: &[f32],
+        key: &mut Vec<f32>,
+        part: &mut [T],
+        (capacity, dim): (usize, usize),
+    ) {
         let h = self.heads;
-        let mut key = vec![0.0; dim];
-        for span in self.spans.iter() {
-            for i in 0..span.len {
-                let row = &x[(span.row + i) * h.fused()..(span.row + i + 1) * h.fused()];
-                let position = span.position + i;
-                for head in 0..kv {
-                    let to = (span.slot * kv + head) * capacity * dim;
-                    if self.value {
-                        let value = &row[h.values_at(head)..][..dim];
-                        let places = &mut cache[to + position * dim..to + (position + 1) * dim];
-                        places.iter_mut().zip(value).for_each(|(place, &v)| *place = T::of(v));
-                    } else {
-                        key.copy_from_slice(&row[h.keys_at(head)..][..dim]);
-                        self.rope.rotate(&mut key, position, 1.0);
-                        let places = cache[to + position..].iter_mut().step_by(capacity);
-                        places.zip(&key).for_each(|(place, &k)| *place = T::of(k));
-                    }
-                }
+        for i in 0..span.len {
+            let (row, position) = (&x[(span.row + i) * h.fused()..][..h.fused()], span.position + i);
+            if self.value {
+                let value = &row[h.values_at(head)..][..dim];
+                let places = &mut part[position * dim..(position + 1) * dim];
+                places.iter_mut().zip(value).for_each(|(place, &v)| *place = T::of(v));
+            } else {
+                key.clear();
+                key.extend_from_slice(&row[h.keys_at(head)..][..dim]);
+                self.rope.rotate(key, position, 1.0);
+                let places = part[position..].iter_mut().step_by(capacity);
+                places.zip(&*key).for_each(|(place, &k)| *place = T::of(k));
             }
         }
     }
@@ -123,17 +150,23 @@ fn score<T: Kept>(q: &[f32], keys: &[T], n: usize, scores: &mut Vec<f32>) {
     scores.clear();
     scores.resize(n, 0.0);
     // Four numbers of each key at a time: what is read again and written again are the sums.
-    for (q, keys) in q.chunks(4).zip(keys.chunks(4 * capacity)) {
-        let mut rows = keys.chunks_exact(capacity).map(|row| &row[..n]);
-        if let ([q0, q1, q2, q3], Some(a), Some(b), Some(c), Some(d)) =
+    for (at, (q, four)) in q.chunks(4).zip(keys.chunks(4 * capacity)).enumerate() {
+        let mut rows = four.chunks_exact(capacity).map(|row| &row[..n]);
+        if let (&[q0, q1, q2, q3], Some(a), Some(b), Some(c), Some(d)) =
             (q, rows.next(), rows.next(), rows.next(), rows.next())
         {
-            let keys = a.iter().zip(b).zip(c.iter().zip(d));
-            for (score, ((a, b), (c, d))) in scores.iter_mut().zip(keys) {
-                *score += (q0 * a.wide() + q1 * b.wide()) + (q2 * c.wide() + q3 * d.wide());
+            let some = if foreseen::<T>() { n.max(1) } else { WIDE };
+            for start in (0..n).step_by(some) {
+                let some = start..n.min(start + some);
+                (4..8).for_each(|row| ask(keys, (4 * at + row) * capacity + start, some.len()));
+                let [a, b, c, d] = [a, b, c, d].map(|row| &row[some.clone()]);
+                let keys = a.iter().zip(b).zip(c.iter().zip(d));
+                for (score, ((a, b), (c, d))) in scores[some].iter_mut().zip(keys) {
+                    *score += (q0 * a.wide() + q1 * b.wide()) + (q2 * c.wide() + q3 * d.wide());
+                }
             }
         } else {
-            for (q, row) in q.iter().zip(keys.chunks_exact(capacity)) {
+            for (q, row) in q.iter().zip(four.chunks_exact(capacity)) {
                 scores.iter_mut().zip(row).for_each(|(score, k)| *score += q * k.wide());
             }
         }
@@ -148,7 +181,8 @@ fn weigh<T: Kept, const N: usize>(weights: &[f32], values: &[T], mut at: usize, 
     let mut parts = out.chunks_exact_mut(N);
     for out in parts.by_ref() {
         let mut sums = [0.0; N];
-        for (&weight, value) in weighted() {
+        for (row, (&weight, value)) in weighted().enumerate() {
+            ask(values, (row + AHEAD) * dim + at, N);
             sums.iter_mut().zip(&value[at..at + N]).for_each(|(sum, v)| *sum += weight * v.wide());
         }
         out.copy_from_slice(&sums);
@@ -157,6 +191,30 @@ fn weigh<T: Kept, const N: usize>(weights: &[f32], values: &[T], mut at: usize, 
     for out in parts.into_remainder() {
         *out = weighted().map(|(&weight, value)| weight * value[at].wide()).sum();
         at += 1;
+    }
+}
+
+/// Whether rows of the cache are long enough for the processor to foresee what is read of them: those of `f32` are read a tenth slower
+/// where memory is asked for them.
+const fn foreseen<T>() -> bool {
+    size_of::<T>() >= size_of::<f32>()
+}
+
+/// Asks memory for `len` numbers from `at` on, as far as there are any, where the processor does not.
+#[inline(always)]
+fn ask<T>(of: &[T], at: usize, len: usize) {
+    if foreseen::<T>() {
+        return;
+    }
+    for number in of.get(at..).unwrap_or_default().iter().take(len).step_by(LINE / size_of::<T>()) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every such processor has it, and a hint reads nothing.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(number).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = number;
     }
 }
 
