@@ -78,9 +78,9 @@ fn block(w: &[bf16], x: &Rounded, part: &mut [f32]) {
         for start in (0..x.inner).step_by(CHUNK) {
             let at = (first..first + group, start..x.inner.min(start + CHUNK));
             let panels = x.numbers.chunks(most * x.stride).zip(part.chunks_mut(most * outs));
-            for (number, (numbers, part)) in panels.enumerate() {
+            for (turn, (numbers, part)) in panels.enumerate() {
                 // Those after the first find the weights in a cache.
-                let ask = number == 0 && group > 1;
+                let ask = turn == 0 && group > 1;
                 match numbers.len() / x.stride {
                     1 => panel::<1, 8>(w, x, numbers, &at, ask, part),
                     2 => panel::<2, 8>(w, x, numbers, &at, ask, part),
@@ -139,7 +139,9 @@ fn tile<const M: usize, const R: usize>(
         // SAFETY: 32 numbers from `at` on lie in each of `w`.
         let ws: [__m512bh; M] = std::array::from_fn(|m| unsafe { load(w[m].as_ptr().add(at)) });
         if ahead > 0 {
-            w.map(|w| _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(at + ahead).cast()));
+            for w in w {
+                _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(at + ahead).cast());
+            }
         }
         add(&mut sums, ws, x, at);
     }
