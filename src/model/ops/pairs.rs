@@ -79,12 +79,12 @@ fn block(w: &[bf16], x: &Rounded, part: &mut [f32]) {
             let at = (first..first + group, start..x.inner.min(start + CHUNK));
             let panels = x.numbers.chunks(most * x.stride).zip(part.chunks_mut(most * outs));
             for (turn, (numbers, part)) in panels.enumerate() {
-                // Those after the first find the weights in a cache.
+                // Those after the first find the weights in a cache; for up to three rows it was slower.
                 let ask = turn == 0 && group > 1;
                 match numbers.len() / x.stride {
-                    1 => panel::<1, 8>(w, x, numbers, &at, ask, part),
-                    2 => panel::<2, 8>(w, x, numbers, &at, ask, part),
-                    3 => panel::<3, OUTS>(w, x, numbers, &at, ask, part),
+                    1 => panel::<1, 8>(w, x, numbers, &at, false, part),
+                    2 => panel::<2, 8>(w, x, numbers, &at, false, part),
+                    3 => panel::<3, OUTS>(w, x, numbers, &at, false, part),
                     4 => panel::<4, OUTS>(w, x, numbers, &at, ask, part),
                     5 => panel::<5, OUTS>(w, x, numbers, &at, ask, part),
                     6 => panel::<6, OUTS>(w, x, numbers, &at, ask, part),
