@@ -69,8 +69,9 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     let practice = match options.stage {
         TrainStage::Unified => Practice::Unified,
         TrainStage::T2i => Practice::Drawing,
-        TrainStage::Mc => Practice::Answering(QaType::Choice),
-        TrainStage::Oe => Practice::Answering(QaType::Open),
+        TrainStage::Answers => Practice::Answering(None),
+        TrainStage::Mc => Practice::Answering(Some(QaType::Choice)),
+        TrainStage::Oe => Practice::Answering(Some(QaType::Open)),
     };
     let mut settings = match options.preset {
         Preset::Demo => CorlOptions::demo(practice, model.defaults()),
@@ -95,6 +96,7 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     set(&mut settings.coupling.lambda, options.lambda);
     settings.schedule.warmup = options.warmup.unwrap_or(settings.schedule.warmup);
     settings.steps = options.steps.unwrap_or(settings.steps);
+    settings.cold = options.cold_start.unwrap_or(settings.cold);
     settings.prompts = options.prompts.map_or(settings.prompts, usize::from);
     settings.questions = options.questions.map_or(settings.questions, usize::from);
     settings.group = options.group.map_or(settings.group, usize::from);
@@ -127,13 +129,19 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
 /// What variety weighs beside the verifier: enough to keep every background, too little to be worth a wrong picture.
 const VARIETY: f64 = 0.15;
 
-/// What is rewarded where nothing is said: the verifier where there is one, else CoRL's cycle and matching.
-fn usual(data: &Data) -> Vec<(RewardName, f64)> {
+/// What is rewarded where nothing is said: the verifier where there is one, else CoRL's cycle and matching; and the world's thoughts once
+/// answers are refined, which drift where nothing holds them.
+fn usual(data: &Data, practice: Practice) -> Vec<(RewardName, f64)> {
     let draws: &[(RewardName, f64)] = match data {
         Data::World => &[(RewardName::World, 1.0), (RewardName::Variety, VARIETY)],
         Data::File(_) => &[(RewardName::Caption, 1.0), (RewardName::Likeness, 1.0), (RewardName::Matching, 1.0)],
     };
-    draws.iter().chain(&[(RewardName::Accuracy, 1.0), (RewardName::Format, 1.0)]).copied().collect()
+    let thoughts: &[(RewardName, f64)] = match (data, practice) {
+        (Data::World, Practice::Answering(_)) => &[(RewardName::Thought, 1.0)],
+        _ => &[],
+    };
+    let answers = [(RewardName::Accuracy, 1.0), (RewardName::Format, 1.0)];
+    draws.iter().chain(&answers).chain(thoughts).copied().collect()
 }
 
 /// A network of the folder `critics`, for the reward `name`.
@@ -230,7 +238,8 @@ pub fn train(options: &Train) -> anyhow::Result<()> {
         Data::World => (Source::World, "world".to_owned()),
         Data::File(file) => (Source::Rows(Rows::read(file, settings.practice)?), file.display().to_string()),
     };
-    let named = if options.rewards.is_empty() { usual(&options.data) } else { options.rewards.clone() };
+    let named =
+        if options.rewards.is_empty() { usual(&options.data, settings.practice) } else { options.rewards.clone() };
     let (draws, answers) = rewards(&named, options.critics.as_deref())?;
     let (guidance, folder) = (settings.guidance, options.out.join(settings.practice.name()));
     std::fs::create_dir_all(&folder).with_context(|| format!("`{}` cannot be written", folder.display()))?;

@@ -27,7 +27,8 @@ pub struct Pretrain {
 /// How to teach a model by what it earns.
 #[derive(Clone, Debug, Args)]
 pub struct Train {
-    /// What to practise: `unified` draws and answers about the same picture, `t2i` draws, `mc` answers by letter, `oe` in words
+    /// What to practise: `unified` draws and answers about the same picture, `t2i` draws, `answers` answers, or only by letter
+    /// (`mc`) or in words (`oe`)
     #[arg(long, default_value = "unified")]
     pub stage: TrainStage,
     /// Where exercises come from: `world` draws them without end; files have a row each, with the fields `prompt`, `real_image`,
@@ -60,6 +61,10 @@ pub struct Train {
     /// Steps
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub steps: Option<u64>,
+    /// The first so many of them learn the solutions of questions as they are written, and only those after it what is earned (cold SFT):
+    /// for ways of thinking that no sample would come upon
+    #[arg(long, value_name = "STEPS")]
+    pub cold_start: Option<u64>,
     /// Seed of exercises and sampling
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -213,6 +218,7 @@ fn part(text: &str) -> Result<f32, String> {
 pub enum TrainStage {
     Unified,
     T2i,
+    Answers,
     Mc,
     Oe,
 }

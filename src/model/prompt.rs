@@ -251,7 +251,7 @@ impl Prompter {
         Ok(AnswerPrompt { pieces, pictures, image_tokens: self.image_tokens })
     }
 
-    /// A reply as ids: ` {text}<end>`, to follow what [`Prompter::answer`] makes.
+    /// A reply as ids: `{text}<end>`, to follow what [`Prompter::answer`] makes as it is; those of published models begin with a space.
     ///
     /// # Errors
     /// When it is too long.
@@ -260,7 +260,7 @@ impl Prompter {
         let fits = |tokens| if tokens > limit { Err(PromptError::TooLong { tokens, limit }) } else { Ok(()) };
         // First a cheap look, so that no endless text is ever tokenised.
         fits(text.len() / self.longest)?;
-        let mut ids = self.encode(&format!(" {}", text.trim()))?;
+        let mut ids = self.encode(text)?;
         ids.push(self.names.eos);
         fits(ids.len())?;
         Ok(ids)

@@ -3,7 +3,8 @@
 //! A think part is always `list; [options;] look-up`: the objects in raster order, each key before its value; the options,
 //! text before letter; then the look-up itself, key, value, letter. So every answer repeats the last word written, and that
 //! word follows its key in a list just read. For the colour of a star: `star red, circle blue; star red`; with options:
-//! `star red, circle blue; red B, blue A, green C, yellow D; star red B`.
+//! `star red, circle blue; red B, blue A, green C, yellow D; star red B`. Where a step of that is more than is easily learned, a
+//! question has a thought of smaller steps beside it, for those who know the rest.
 
 use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -41,6 +42,8 @@ pub struct Question {
     pub text: String,
     /// The model thought: what stands between the think tags.
     pub think: String,
+    /// The same in smaller steps; the same itself where they are small.
+    pub smaller: String,
     /// The right answer: a letter in `Choice`, else one to three words.
     pub answer: String,
 }
@@ -74,10 +77,12 @@ impl Kind {
     }
 }
 
-/// A question before its form: the bare words, the list and the key of the look-up, the value, and all other values.
+/// A question before its form: the bare words, the list (and that of smaller steps) and the key of the look-up, the value, and all other
+/// values.
 struct Bare {
     question: String,
     list: String,
+    smaller: Option<String>,
     key: String,
     value: &'static str,
     others: Vec<&'static str>,
@@ -133,6 +138,7 @@ fn colour(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
     Some(Bare {
         question: format!("What color is the {}?", object.shape.word()),
         list: scene.describe(Order::ShapeColour),
+        smaller: None,
         key: object.shape.word().to_owned(),
         value: object.colour.word(),
         others: distractors(scene, &Colour::ALL, |o| o.colour, Colour::word, dice),
@@ -144,6 +150,7 @@ fn shape(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
     Some(Bare {
         question: format!("What shape is the {} object?", object.colour.word()),
         list: scene.describe(Order::ColourShape),
+        smaller: None,
         key: object.colour.word().to_owned(),
         value: object.shape.word(),
         others: distractors(scene, &Shape::ALL, |o| o.shape, Shape::word, dice),
@@ -155,6 +162,7 @@ fn place(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
     Some(Bare {
         question: format!("Where is the {}?", object.shape.word()),
         list: scene.describe(Order::ShapePlace),
+        smaller: None,
         key: object.shape.word().to_owned(),
         value: object.place.word(),
         others: distractors(scene, &Place::ALL, |o| o.place, Place::word, dice),
@@ -183,6 +191,7 @@ fn count_of(scene: &Scene, shape: Shape) -> Bare {
     Bare {
         question: format!("How many {} are there?", shape.plural()),
         list: list.join(", "),
+        smaller: None,
         key: shape.word().to_owned(),
         value: COUNTS[usize::max(counted, 1) - 1],
         others: COUNTS.to_vec(),
@@ -225,6 +234,7 @@ fn relation(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
     Some(Bare {
         question: format!("Is the {first} {phrase} the {second}?"),
         list: format!("{}; {} yes, {} no", scene.describe(Order::ShapePlace), asked.key(), asked.inverse().key()),
+        smaller: None,
         key: format!("{first} {}, {second} {}, {}", step(a), step(b), truth.key()),
         value: if yes { "yes" } else { "no" },
         others: vec!["yes", "no"],
@@ -232,7 +242,8 @@ fn relation(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
 }
 
 /// The list says of every object whether it is the one, so that the look-up need only find a yes: "blue star no, red circle yes; any yes".
-/// Half the answers are no; half of these ask for a pair that is nearly there: its colour or shape, or both, but apart.
+/// Half the answers are no; half of these ask for a pair that is nearly there: its colour or shape, or both, but apart. Such a verdict is of
+/// two words at once; in smaller steps each has its own before it: "blue no star no no, red yes circle yes yes; any yes".
 fn existence(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
     let objects = scene.objects();
     let yes = dice.random_bool(0.5);
@@ -257,15 +268,24 @@ fn existence(scene: &Scene, dice: &mut Dice) -> Option<Bare> {
         *absent.choose(dice)?
     };
     let pair = format!("{} {}", colour.word(), shape.word());
-    let verdict = |object: &Object| {
-        let asked = object.colour == colour && object.shape == shape;
-        format!("{} {} {}", object.colour.word(), object.shape.word(), if asked { "yes" } else { "no" })
+    let verdict = |right: bool| if right { "yes" } else { "no" };
+    let list = |one: &dyn Fn(&Object, bool, bool) -> String| {
+        let of = |object| one(object, object.colour == colour, object.shape == shape);
+        objects.iter().map(of).collect::<Vec<_>>().join(", ")
+    };
+    let whole = |object: &Object, colour, shape| {
+        format!("{} {} {}", object.colour.word(), object.shape.word(), verdict(colour && shape))
+    };
+    let apart = |object: &Object, colour, shape| {
+        let (of_colour, of_shape, of_both) = (verdict(colour), verdict(shape), verdict(colour && shape));
+        format!("{} {of_colour} {} {of_shape} {of_both}", object.colour.word(), object.shape.word())
     };
     Some(Bare {
         question: format!("Is there {} {pair}?", article(&pair)),
-        list: objects.iter().map(verdict).collect::<Vec<_>>().join(", "),
+        list: list(&whole),
+        smaller: Some(list(&apart)),
         key: "any".to_owned(),
-        value: if yes { "yes" } else { "no" },
+        value: verdict(yes),
         others: vec!["yes", "no"],
     })
 }
@@ -296,7 +316,7 @@ fn distractors<T: Copy + PartialEq>(
 
 impl Bare {
     fn into_form(self, kind: Kind, form: Form, dice: &mut Dice) -> Question {
-        let Self { question, list, key, value, others } = self;
+        let Self { question, list, smaller, key, value, others } = self;
         // What the model reads, what it lists before it looks up, what follows the value, and the answer.
         let (text, options, letter, answer) = match form {
             Form::Plain => (question, String::new(), String::new(), value),
@@ -312,8 +332,10 @@ impl Bare {
                 (choice_text(&question, &options), format!("; {}", pairs.join(", ")), format!(" {letter}"), letter)
             }
         };
-        let think = format!("{list}{options}; {key} {value}{letter}");
-        Question { kind, form, text, think, answer: answer.to_owned() }
+        let thought = |list: String| format!("{list}{options}; {key} {value}{letter}");
+        let think = thought(list);
+        let smaller = smaller.map_or_else(|| think.clone(), thought);
+        Question { kind, form, text, think, smaller, answer: answer.to_owned() }
     }
 }
 
@@ -344,7 +366,17 @@ impl Question {
     /// The reply to train on.
     #[must_use]
     pub fn solution(&self) -> String {
-        format!("<think>{}</think><answer>{}</answer>", self.think, self.answer)
+        self.reply(&self.think)
+    }
+
+    /// The same, thought in smaller steps.
+    #[must_use]
+    pub fn smaller_solution(&self) -> String {
+        self.reply(&self.smaller)
+    }
+
+    fn reply(&self, think: &str) -> String {
+        format!("<think>{think}</think><answer>{}</answer>", self.answer)
     }
 
     /// Grades a reply. Without an answer block nothing is correct, except that a `Plain` question may be answered bare.
@@ -381,6 +413,7 @@ mod tests {
         let bare = Bare {
             question: "What color is the star?".to_owned(),
             list: scene().describe(Order::ShapeColour),
+            smaller: None,
             key: "star".to_owned(),
             value: "red",
             others: vec!["blue", "red", "green", "yellow"],
@@ -410,9 +443,39 @@ mod tests {
             for form in Form::ALL {
                 for split in [Split::Train, Split::HeldOut, Split::UnseenPairs] {
                     let (_, question) = draw(kind, form, split, &mut dice);
-                    assert!(question.think.ends_with(&format!(" {}", question.answer)), "{question:?}");
+                    for thought in [&question.think, &question.smaller] {
+                        assert!(thought.ends_with(&format!(" {}", question.answer)), "{question:?}");
+                    }
+                    assert_eq!(question.think == question.smaller, kind != Kind::Existence, "{question:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn each_word_has_its_verdict_in_smaller_steps() {
+        let mut dice = super::super::dice(4);
+        let scene = scene();
+        let asked = |colour: &str, shape: &str, dice: &mut Dice| {
+            let text = format!("Is there a {colour} {shape}?");
+            std::iter::from_fn(|| ask(&scene, Kind::Existence, Form::Plain, dice)).find(|one| one.text == text).unwrap()
+        };
+        for (colour, shape, think, smaller) in [
+            (
+                "red",
+                "star",
+                "red star yes, blue circle no; any yes",
+                "red yes star yes yes, blue no circle no no; any yes",
+            ),
+            (
+                "blue",
+                "star",
+                "red star no, blue circle no; any no",
+                "red no star yes no, blue yes circle no no; any no",
+            ),
+        ] {
+            let question = asked(colour, shape, &mut dice);
+            assert_eq!((question.think.as_str(), question.smaller.as_str()), (think, smaller));
         }
     }
 

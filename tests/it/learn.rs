@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use ulm::demo;
 use ulm::domain::picture::Picture;
-use ulm::domain::sample::Sample;
+use ulm::domain::sample::{Output, Sample};
 use ulm::domain::task::{Draw, Sampling};
 use ulm::engine::command::Work;
 use ulm::engine::{Engine, EngineOptions};
@@ -19,7 +19,7 @@ use ulm::reward::{
     Accuracy, AnswerReward, Asked, Captioned, DrawReward, Format, Label, Likeness, Matching, Mix, Noise, Oracle,
     Questioned, RewardError, Variety, Verifier, Wanted,
 };
-use ulm::train::corl::exercise::{Practice, Source, of_world};
+use ulm::train::corl::exercise::{Exercise, Practice, Source, of_world};
 use ulm::train::corl::loss::Objective;
 use ulm::train::corl::rollout::roll;
 use ulm::train::corl::score::{Drawn, Plan, Prompt, log_probs};
@@ -36,7 +36,14 @@ fn model() -> Arc<Model> {
 
 /// A small step of the demo's settings.
 fn options(practice: Practice, model: &Model) -> CorlOptions {
-    CorlOptions { prompts: 2, questions: 1, group: 3, steps: 2, ..CorlOptions::demo(practice, model.defaults()) }
+    CorlOptions {
+        prompts: 2,
+        questions: 1,
+        group: 3,
+        steps: 2,
+        cold: 0,
+        ..CorlOptions::demo(practice, model.defaults())
+    }
 }
 
 /// The demo's, with a little chance, so that no group is without spread.
@@ -218,10 +225,13 @@ fn at_rate_zero_nothing_moves() {
 fn a_run_that_was_cut_goes_on_as_if_it_had_not_been() {
     let model = model();
     let lora = Some(Lora { rank: 4, alpha: 8.0, seed: 1 });
-    for (practice, lora) in
-        [(Practice::Unified, None), (Practice::Drawing, None), (Practice::Answering(QaType::Open), lora)]
-    {
-        let settings = || CorlOptions { lora, ..options(practice, &model) };
+    for (practice, lora, cold) in [
+        (Practice::Unified, None, 0),
+        (Practice::Drawing, None, 0),
+        (Practice::Answering(Some(QaType::Open)), lora, 0),
+        (Practice::Answering(None), None, 1),
+    ] {
+        let settings = || CorlOptions { lora, cold, ..options(practice, &model) };
         let mut whole = stage(&model, settings());
         let metrics = [0, 1].map(|step| whole.step(step).unwrap());
         assert!(of(&metrics[1], "most_drift") < 1e-4, "what was learned reached the engine: {metrics:?}");
@@ -240,6 +250,68 @@ fn a_run_that_was_cut_goes_on_as_if_it_had_not_been() {
             assert!(moved || !must, "{name} learned nothing");
         }
     }
+}
+
+#[test]
+fn a_cold_start_learns_solutions_as_they_are_written() {
+    let model = model();
+    let mut dice = world::dice(6);
+    let exercises: Vec<Exercise> = (0..4).map(|_| of_world(Practice::Answering(None), &mut dice)).collect();
+    let asks: Vec<&Asked> = exercises.iter().filter_map(|exercise| exercise.ask.as_ref()).collect();
+    let (mut sum, mut tokens) = (0.0, 0);
+    for ask in &asks {
+        let prompt = model.prompter().answer(&ask.conversation).unwrap();
+        let reply = model.prompter().reply(ask.solution.as_ref().unwrap()).unwrap();
+        let prompt = Prompt::Answer { prompt: &prompt, features: Some(model.see(&prompt.pictures).unwrap()) };
+        let drawn = Drawn { prompt, tokens: &reply, temperature: 1.0 };
+        let log_probs = log_probs(model.network(), &[drawn]).unwrap().to_vec1::<f32>().unwrap();
+        sum += f64::from(log_probs.iter().sum::<f32>());
+        tokens += reply.len();
+    }
+    let settings = CorlOptions {
+        cold: 6,
+        steps: 7,
+        prompts: 4,
+        questions: 0,
+        schedule: Schedule { peak: 3e-4, warmup: 0, decay: 0.0 },
+        ..options(Practice::Answering(None), &model)
+    };
+    let (draws, answers) = rewards();
+    let source = Source::Given(exercises.clone(), "four".into());
+    let mut stage = CorlStage::new(Arc::clone(&model), settings.clone(), source, draws, answers).unwrap();
+    let likely: Vec<f64> = (0..6)
+        .map(|step| {
+            let metrics = stage.step(step).unwrap();
+            assert!(metrics.iter().all(|(name, _)| *name != "accuracy"), "nothing is drawn: {metrics:?}");
+            of(&metrics, "solutions")
+        })
+        .collect();
+    assert!((likely[0] - (sum / tokens as f64).exp()).abs() < 1e-4, "{likely:?} {sum} {tokens}");
+    assert!(likely[5] > likely[0] + 0.05, "{likely:?}");
+    assert!(of(&stage.step(6).unwrap(), "accuracy") > 0.0);
+
+    let unsolved = |exercise: &Exercise| Exercise {
+        ask: exercise.ask.clone().map(|ask| Asked { solution: None, ..ask }),
+        ..exercise.clone()
+    };
+    let source = Source::Given(exercises.iter().map(unsolved).collect(), "four without".into());
+    let (draws, answers) = rewards();
+    let mut stage = CorlStage::new(Arc::clone(&model), settings, source, draws, answers).unwrap();
+    let metrics = stage.step(0).unwrap();
+    assert_eq!((of(&metrics, "samples"), of(&metrics, "norm")), (0.0, 0.0));
+    assert!(same(stage.model().unwrap().tensors(), model.tensors()));
+}
+
+#[test]
+fn solutions_are_spelled_as_the_model_spells_its_answers() {
+    let model = model();
+    let engine = Engine::spawn(Arc::clone(&model), EngineOptions::default()).unwrap();
+    let ask = of_world(Practice::Answering(None), &mut world::dice(8)).ask.unwrap();
+    let prompt = model.prompter().answer(&ask.conversation).unwrap();
+    let greedy = Sampling { temperature: 0.0, max_tokens: 64, ..Sampling::default() };
+    let said = roll(&Player::alone(&engine), vec![(Work::Answer(prompt), vec![greedy])]).unwrap();
+    let Output::Text(text) = &said[0][0].output else { panic!("{said:?}") };
+    assert_eq!(model.prompter().reply(text).unwrap(), said[0][0].tokens, "{text}");
 }
 
 #[test]

@@ -93,8 +93,8 @@ pub enum Practice {
     Unified,
     /// Drawing alone.
     Drawing,
-    /// Answering by letter, or in words.
-    Answering(QaType),
+    /// Answering by letter or in words; both where it is not said.
+    Answering(Option<QaType>),
 }
 
 impl Practice {
@@ -104,7 +104,7 @@ impl Practice {
         match (draws, answers) {
             (true, true) => Self::Unified,
             (true, false) => Self::Drawing,
-            (false, _) => Self::Answering(QaType::Open),
+            (false, _) => Self::Answering(Some(QaType::Open)),
         }
     }
 
@@ -114,8 +114,9 @@ impl Practice {
         match self {
             Self::Unified => "unified",
             Self::Drawing => "t2i",
-            Self::Answering(QaType::Choice) => "mc",
-            Self::Answering(QaType::Open) => "oe",
+            Self::Answering(None) => "answers",
+            Self::Answering(Some(QaType::Choice)) => "mc",
+            Self::Answering(Some(QaType::Open)) => "oe",
         }
     }
 }
@@ -124,20 +125,27 @@ impl Practice {
 const CATEGORIES: [u32; 6] = [1, 2, 2, 1, 3, 3];
 /// And each kind of question, in the order of `Kind::ALL`. All are asked, so that none is forgotten.
 const KINDS: [u32; 6] = [1, 3, 1, 1, 3, 2];
+/// The same once both tasks were practised together: what is wrong after that is of one kind.
+const REFINED: [u32; 6] = [1, 2, 1, 1, 6, 1];
 
 fn form(practice: Practice, dice: &mut Dice) -> Form {
     match practice {
-        Practice::Answering(QaType::Choice) => Form::Choice,
-        Practice::Answering(QaType::Open) => Form::Open,
+        Practice::Answering(Some(QaType::Choice)) => Form::Choice,
+        Practice::Answering(Some(QaType::Open)) => Form::Open,
         _ if dice.random_bool(0.5) => Form::Choice,
         _ => Form::Open,
     }
 }
 
-fn asked(scene: &Scene, question: question::Question) -> Asked {
+/// A question of the world. Those who answer it after the unified stage are taught to think in smaller steps than the demo model was.
+fn asked(practice: Practice, scene: &Scene, question: question::Question) -> Asked {
+    let solution = match practice {
+        Practice::Answering(_) => question.smaller_solution(),
+        Practice::Unified | Practice::Drawing => question.solution(),
+    };
     Asked {
         conversation: about(&Arc::new(render(scene)), &question.text),
-        solution: Some(question.solution()),
+        solution: Some(solution),
         kind: if question.form == Form::Choice { QaType::Choice } else { QaType::Open },
         problem: question.text,
         item: None,
@@ -146,8 +154,12 @@ fn asked(scene: &Scene, question: question::Question) -> Asked {
 
 fn question_of_world(practice: Practice, dice: &mut Dice) -> Exercise {
     let form = form(practice, dice);
-    let (scene, question) = question::draw(Kind::pick(&KINDS, dice), form, Split::Train, dice);
-    Exercise { draw: None, ask: Some(asked(&scene, question)) }
+    let kinds = match practice {
+        Practice::Answering(_) => &REFINED,
+        Practice::Unified | Practice::Drawing => &KINDS,
+    };
+    let (scene, question) = question::draw(Kind::pick(kinds, dice), form, Split::Train, dice);
+    Exercise { draw: None, ask: Some(asked(practice, &scene, question)) }
 }
 
 /// Another one of the world's training split.
@@ -160,7 +172,7 @@ pub fn of_world(practice: Practice, dice: &mut Dice) -> Exercise {
     // Not every kind of question can be asked of every scene; counting always can.
     let question = question::ask(&scene, Kind::pick(&KINDS, dice), form, dice);
     let question = question.or_else(|| question::ask(&scene, Kind::Count, form, dice));
-    let question = question.map(|question| asked(&scene, question));
+    let question = question.map(|question| asked(practice, &scene, question));
     let draw = Wanted {
         real: Some(Arc::new(render(&scene))),
         requirement: Some(caption.requirement),

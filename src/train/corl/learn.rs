@@ -20,7 +20,7 @@ const WORDS: &str = "lm_head.";
 /// A sample to learn from.
 pub(super) struct Learning<'a> {
     pub drawn: Drawn<'a>,
-    /// log π of its tokens as they were sampled.
+    /// log π of its tokens as they were sampled; empty for as they are. All of a step that are of one kind have it, or none.
     pub sampled: &'a [f32],
     /// What each token weighs beside its share in the mean; empty where they weigh the same.
     pub importance: &'a [f32],
@@ -46,6 +46,8 @@ pub(super) struct Learned {
     pub tokens: usize,
     pub loss: f64,
     pub kl: f64,
+    /// Sum of log π.
+    pub log_prob: f64,
     /// Sum of |log ρ| and the largest.
     pub drift: f64,
     pub most: f64,
@@ -58,6 +60,7 @@ impl Learned {
         self.tokens += other.tokens;
         self.loss += other.loss;
         self.kl += other.kl;
+        self.log_prob += other.log_prob;
         self.drift += other.drift;
         self.most = self.most.max(other.most);
     }
@@ -177,9 +180,14 @@ impl Learner<'_> {
             _ => Some(plan.score(self.reference)?),
         };
         let loss = |hidden: &Tensor| {
+            let now = plan.log_probs(self.network, hidden)?;
+            let sampled = match sampled.is_empty() {
+                true => now.detach(),
+                false => Tensor::new(sampled, self.network.device())?,
+            };
             let tokens = Tokens {
-                now: &plan.log_probs(self.network, hidden)?,
-                sampled: &Tensor::new(sampled, self.network.device())?,
+                now: &now,
+                sampled: &sampled,
                 reference: reference.as_ref(),
                 advantages: &of_tokens(&|sample| sample.advantage)?,
                 weights: &weights,
@@ -188,6 +196,7 @@ impl Learner<'_> {
             let scalar = |tensor: &Tensor| tensor.to_scalar::<f32>().map(f64::from);
             learned.loss = scalar(&loss)?;
             learned.kl = kl.as_ref().map_or(Ok(0.0), scalar)?;
+            learned.log_prob = scalar(&now.sum_all()?)?;
             for log_ratio in log_ratio.to_vec1::<f32>()? {
                 let drift = f64::from(log_ratio.abs());
                 learned.tokens += 1;

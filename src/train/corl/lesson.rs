@@ -6,8 +6,9 @@ use candle_core::Tensor;
 use super::super::TrainError;
 use super::learn::Learning;
 use super::score::{Drawn, Prompt, log_probs};
+use crate::domain::task::Answer;
 use crate::model::Model;
-use crate::model::prompt::{AnswerPrompt, DrawPrompt};
+use crate::model::prompt::{AnswerPrompt, DrawPrompt, Prompter};
 
 /// A prompt and replies to it.
 pub struct Lesson {
@@ -28,7 +29,7 @@ pub enum LessonPrompt {
 /// One reply.
 pub struct Try {
     pub tokens: Vec<u32>,
-    /// log π of its tokens under the weights that the ratio is to.
+    /// log π of its tokens under the weights that the ratio is to; empty for those that learn, as they are.
     pub sampled: Vec<f32>,
     /// What each token weighs because other weights drew it; empty where those of `sampled` did.
     pub importance: Vec<f32>,
@@ -36,6 +37,17 @@ pub struct Try {
 }
 
 impl Lesson {
+    /// A reply that nobody drew but that is to become likelier, by `weight`.
+    ///
+    /// # Errors
+    /// When either is too long or empty.
+    pub fn told(prompter: &Prompter, asked: &Answer, reply: &str, weight: f64) -> Result<Self, TrainError> {
+        let tokens = prompter.reply(reply)?;
+        let told = Try { tokens, sampled: vec![], importance: vec![], advantage: weight };
+        let prompt = LessonPrompt::Answer(prompter.answer(asked)?);
+        Ok(Self { prompt, guidance: 1.0, temperature: 1.0, tries: vec![told] })
+    }
+
     /// All of it earned the same, so that it tells nothing.
     #[must_use]
     pub fn is_mute(&self) -> bool {

@@ -29,15 +29,16 @@ impl CorlOptions {
     #[must_use]
     pub fn demo(practice: Practice, served: Defaults) -> Self {
         // Few groups of answers tell anything, so it takes many.
-        let (steps, prompts, questions, peak) = match practice {
-            Practice::Unified => (360, 8, 88, 1.5e-4),
-            Practice::Drawing => (150, 12, 0, 1e-4),
-            Practice::Answering(_) => (120, 96, 0, 2e-4),
+        let (cold, steps, prompts, questions, peak) = match practice {
+            Practice::Unified => (0, 360, 8, 88, 1.5e-4),
+            Practice::Drawing => (0, 150, 12, 0, 1e-4),
+            Practice::Answering(_) => (700, 820, 96, 0, 2e-4),
         };
         Self {
             practice,
             seed: 1,
             steps,
+            cold,
             prompts,
             questions,
             logged: 0,
@@ -76,6 +77,7 @@ impl CorlOptions {
             objective: Objective { clip_high: 0.2, beta: if refined { 0.02 } else { 0.0 }, ..demo.objective },
             schedule: Schedule { peak: if refined { 1e-6 } else { 4e-6 }, warmup: 0, decay: 0.0 },
             steps: 1400,
+            cold: 0,
             questions: 0,
             coupling: Coupling { lambda: 0.8, answers: Scale::Deviation, ..demo.coupling },
             ..demo

@@ -53,6 +53,9 @@ pub struct CorlOptions {
     pub practice: Practice,
     pub seed: u64,
     pub steps: u64,
+    /// The first so many of them learn solutions as they are written, and nothing of what is earned: the cold SFT of arXiv 2505.17534
+    /// (table of stages), for what no sample would ever come upon.
+    pub cold: u64,
     /// Exercises a step.
     pub prompts: usize,
     /// Questions a step beside them, about pictures of their own; what most answers get right tells little, so it takes more of them.
@@ -293,6 +296,28 @@ impl CorlStage {
         (0..each.min(all) as u64).map(|at| place(step * each as u64 + at)).collect()
     }
 
+    /// A step by solutions as they are written.
+    fn cold_step(&mut self, step: u64, exercises: &[Exercise], dice: &mut Dice) -> Result<Metrics, TrainError> {
+        let (prompter, weight) = (self.base.prompter(), self.options.coupling.lambda);
+        let solved = exercises.iter().filter_map(|exercise| {
+            let ask = exercise.ask.as_ref()?;
+            Some(Lesson::told(prompter, &ask.conversation, ask.solution.as_deref()?, weight))
+        });
+        let lessons = solved.collect::<Result<Vec<_>, _>>()?;
+        let learned = self.learn(&lessons.iter().collect::<Vec<_>>(), dice)?;
+        let norm = self.apply(step, &learned)?;
+        let likely = (learned.log_prob / learned.tokens.max(1) as f64).exp();
+        Ok(vec![("solutions", likely), ("samples", learned.samples as f64), ("norm", norm)])
+    }
+
+    /// Steps by the gradients that were added up, if there are any.
+    fn apply(&mut self, step: u64, learned: &Learned) -> Result<f64, TrainError> {
+        match learned.samples {
+            0 => Ok(0.0),
+            _ => Ok(self.optim.apply(self.options.schedule.rate(step, self.options.steps))?),
+        }
+    }
+
     /// Adds up the gradients of all that these lessons tell.
     fn learn(&mut self, lessons: &[&Lesson], dice: &mut Dice) -> Result<Learned, TrainError> {
         let features = lessons.iter().map(|lesson| lesson.features(&self.base)).collect::<Result<Vec<_>, _>>()?;
@@ -349,6 +374,9 @@ impl Stage for CorlStage {
         let o = &self.options;
         let mut exercises = self.source.exercises(o.practice, step * o.prompts as u64, o.prompts, o.seed)?;
         exercises.extend(self.source.questions(o.practice, step * o.questions as u64, o.questions, !o.seed)?);
+        if step < o.cold {
+            return self.cold_step(step, &exercises, &mut dice);
+        }
         let mut groups = vec![];
         if !exercises.is_empty() {
             let player = self.player()?;
@@ -367,10 +395,7 @@ impl Stage for CorlStage {
         let learned = self.learn(&lessons, &mut dice);
         self.logged = logged;
         let learned = learned?;
-        let norm = match learned.samples {
-            0 => 0.0,
-            _ => self.optim.apply(self.options.schedule.rate(step, self.options.steps))?,
-        };
+        let norm = self.apply(step, &learned)?;
         metrics.extend([
             ("samples", learned.samples as f64),
             ("scored", learned.scored as f64),

@@ -67,7 +67,10 @@ struct Told {
 impl Told {
     fn new(model: &Model, (picture, words): &Shown<'_>) -> Result<Self, TrainError> {
         let prompter = model.prompter();
-        Ok(Self { prompt: prompter.answer(&asked(picture, ""))?, words: prompter.reply(words)? })
+        Ok(Self {
+            prompt: prompter.answer(&asked(picture, ""))?,
+            words: prompter.reply(&format!(" {}", words.trim()))?,
+        })
     }
 
     /// What a model that sees as `eyes` does is to score.

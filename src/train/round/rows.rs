@@ -49,6 +49,7 @@ impl Rounds {
             seed: plan.seed,
             steps: (all.len() as u64).saturating_mul(plan.epochs).div_ceil(prompts as u64).max(1),
             prompts,
+            cold: 0,
             questions: 0,
             // Between the bounds it is small and whole.
             group: (usual.group as f64 * plan.effort).round().clamp(GROUP.0, GROUP.1) as usize,

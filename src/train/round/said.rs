@@ -255,6 +255,7 @@ impl Rounds {
         let mut options = CorlOptions {
             seed: plan.seed,
             prompts: corrections + anew + asked + plan.benchmark,
+            cold: 0,
             questions: 0,
             logged: each,
             // What was logged is gone through by ever smaller steps: noise in large ones is never called back (see ARCHITECTURE's log).

@@ -61,7 +61,7 @@ impl Row {
     /// Whether a sound row is one that `practice` is about.
     fn fits(&self, practice: Practice) -> bool {
         match practice {
-            Practice::Answering(kind) => self.kind() == Ok(kind),
+            Practice::Answering(kind) => self.kind().is_ok_and(|of| kind.is_none_or(|kind| kind == of)),
             Practice::Unified | Practice::Drawing => true,
         }
     }

@@ -59,7 +59,7 @@ fn every_round_has_every_row_once_in_another_order() {
 fn rows_of_one_kind_are_chosen() {
     let lines: Vec<String> = (0..6).map(|n| row(n, "p.png")).collect();
     let (_dir, path) = file(&lines);
-    let rows = Rows::read(&path, Practice::Answering(QaType::Choice)).unwrap();
+    let rows = Rows::read(&path, Practice::Answering(Some(QaType::Choice))).unwrap();
     let exercises = rows.exercises(0, 3, 1).unwrap();
     assert!(exercises.iter().all(|exercise| exercise.ask.as_ref().unwrap().kind == QaType::Choice));
     assert!(exercises.iter().all(|exercise| exercise.draw.is_none()));
