@@ -96,7 +96,11 @@ fn settings(options: &Train, model: &Model) -> CorlOptions {
     set(&mut settings.coupling.lambda, options.lambda);
     settings.schedule.warmup = options.warmup.unwrap_or(settings.schedule.warmup);
     settings.steps = options.steps.unwrap_or(settings.steps);
-    settings.cold = options.cold_start.unwrap_or(settings.cold);
+    settings.cold = options.cold_start.unwrap_or(match options.data {
+        Data::World => settings.cold,
+        // Its solutions may be bare answers, which would unlearn thinking.
+        Data::File(_) => 0,
+    });
     settings.prompts = options.prompts.map_or(settings.prompts, usize::from);
     settings.questions = options.questions.map_or(settings.questions, usize::from);
     settings.group = options.group.map_or(settings.group, usize::from);

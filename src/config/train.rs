@@ -58,12 +58,12 @@ pub struct Train {
     /// Settings to begin with: those that suit the demo model, or those published for Janus-Pro-1B; the options below override them
     #[arg(long, default_value = "demo")]
     pub preset: Preset,
-    /// Steps
+    /// Steps by what is earned
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub steps: Option<u64>,
-    /// The first so many of them learn the solutions of questions as they are written, and only those after it what is earned (cold SFT):
-    /// for ways of thinking that no sample would come upon
-    #[arg(long, value_name = "STEPS")]
+    /// Steps before these by the solutions of questions as they are written (cold SFT): for ways of thinking that no sample would come upon
+    /// [default: none; 700 where answers about the world are refined]
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
     pub cold_start: Option<u64>,
     /// Seed of exercises and sampling
     #[arg(long, default_value_t = 1)]

@@ -270,7 +270,7 @@ fn a_cold_start_learns_solutions_as_they_are_written() {
     }
     let settings = CorlOptions {
         cold: 6,
-        steps: 7,
+        steps: 1,
         prompts: 4,
         questions: 0,
         schedule: Schedule { peak: 3e-4, warmup: 0, decay: 0.0 },
@@ -297,9 +297,7 @@ fn a_cold_start_learns_solutions_as_they_are_written() {
     let source = Source::Given(exercises.iter().map(unsolved).collect(), "four without".into());
     let (draws, answers) = rewards();
     let mut stage = CorlStage::new(Arc::clone(&model), settings, source, draws, answers).unwrap();
-    let metrics = stage.step(0).unwrap();
-    assert_eq!((of(&metrics, "samples"), of(&metrics, "norm")), (0.0, 0.0));
-    assert!(same(stage.model().unwrap().tensors(), model.tensors()));
+    assert!(stage.step(0).unwrap_err().to_string().contains("--cold-start 0"));
 }
 
 #[test]

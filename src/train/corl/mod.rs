@@ -32,7 +32,7 @@ impl CorlOptions {
         let (cold, steps, prompts, questions, peak) = match practice {
             Practice::Unified => (0, 360, 8, 88, 1.5e-4),
             Practice::Drawing => (0, 150, 12, 0, 1e-4),
-            Practice::Answering(_) => (700, 820, 96, 0, 2e-4),
+            Practice::Answering(_) => (700, 120, 96, 0, 2e-4),
         };
         Self {
             practice,

@@ -52,9 +52,10 @@ pub enum Scored {
 pub struct CorlOptions {
     pub practice: Practice,
     pub seed: u64,
+    /// Steps by what is earned.
     pub steps: u64,
-    /// The first so many of them learn solutions as they are written, and nothing of what is earned: the cold SFT of arXiv 2505.17534
-    /// (table of stages), for what no sample would ever come upon.
+    /// Steps before these by solutions as they are written: the cold SFT of arXiv 2505.17534 (table of stages), for what no sample would ever
+    /// come upon.
     pub cold: u64,
     /// Exercises a step.
     pub prompts: usize,
@@ -304,6 +305,10 @@ impl CorlStage {
             Some(Lesson::told(prompter, &ask.conversation, ask.solution.as_deref()?, weight))
         });
         let lessons = solved.collect::<Result<Vec<_>, _>>()?;
+        if lessons.is_empty() {
+            let why = "a cold start learns solutions of questions, and this step has none: take --cold-start 0";
+            return Err(TrainError::State(why.into()));
+        }
         let learned = self.learn(&lessons.iter().collect::<Vec<_>>(), dice)?;
         let norm = self.apply(step, &learned)?;
         let likely = (learned.log_prob / learned.tokens.max(1) as f64).exp();
@@ -314,7 +319,7 @@ impl CorlStage {
     fn apply(&mut self, step: u64, learned: &Learned) -> Result<f64, TrainError> {
         match learned.samples {
             0 => Ok(0.0),
-            _ => Ok(self.optim.apply(self.options.schedule.rate(step, self.options.steps))?),
+            _ => Ok(self.optim.apply(self.options.schedule.rate(step, self.steps()))?),
         }
     }
 
@@ -345,7 +350,7 @@ impl Stage for CorlStage {
     }
 
     fn steps(&self) -> u64 {
-        self.options.steps
+        self.options.cold + self.options.steps
     }
 
     fn settings(&self) -> Map<String, Value> {
