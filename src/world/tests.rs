@@ -144,8 +144,10 @@ proptest! {
         kind in select(&Kind::ALL[..]), form in select(&Form::ALL[..]), split in splits(), seed: u64,
     ) {
         let (scene, question) = question::draw(kind, form, split, &mut dice(seed));
-        let graded = question.grade(&question.solution());
-        prop_assert!(graded.format && graded.correct, "{question:?}");
+        for solution in [question.solution(), question.smaller_solution()] {
+            let graded = question.grade(&solution);
+            prop_assert!(graded.format && graded.correct, "{question:?}");
+        }
         prop_assert!(!question.grade("<think></think><answer>nothing</answer>").correct);
         // The look-up part says the answer, and says nothing that the scene or the options do not.
         let ending = format!(" {}", question.answer);
