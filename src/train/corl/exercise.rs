@@ -125,7 +125,7 @@ impl Practice {
 const CATEGORIES: [u32; 6] = [1, 2, 2, 1, 3, 3];
 /// And each kind of question, in the order of `Kind::ALL`. All are asked, so that none is forgotten.
 const KINDS: [u32; 6] = [1, 3, 1, 1, 3, 2];
-/// The same once both tasks were practised together: what is wrong after that is of one kind.
+/// The same once both tasks were practised together: most of what is wrong after that is of one kind.
 const REFINED: [u32; 6] = [1, 2, 1, 1, 6, 1];
 
 fn form(practice: Practice, dice: &mut Dice) -> Form {
